@@ -1,0 +1,85 @@
+"""The figures every codec states by its configuration alone."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from transformers import PreTrainedConfig
+
+
+class CodecConfig(PreTrainedConfig):
+    """Base of every codec's configuration.
+
+    A family defines its own fields; whatever it calls them, these are readable on all of them:
+
+    | name | meaning |
+    |---|---|
+    | `sampling_rate` | Hz |
+    | `audio_channels` | 1 or 2 |
+    | `hop_length` | samples per frame |
+    | `frame_rate` | frames per second (Hz) |
+    | `num_codebooks` | codes per frame |
+    | `codebook_size` | entries per codebook |
+    | `bandwidths` | the rates in kbps that the model was made for, ascending |
+    | `quantizer_dropout` | training only: probability that a row uses a random number of quantizers |
+    | `fused` | the checkpoint holds plain weights instead of the weight-norm pair (`CodecPreTrainedModel.fuse`) |
+
+    `presets` names the published variants: `ConfigClass.from_preset("name")`.
+    """
+
+    presets: ClassVar[dict[str, dict]] = {}
+
+    quantizer_dropout: float = 0.0
+    fused: bool = False
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> CodecConfig:
+        """Build the configuration of a published variant.
+
+        Args:
+            name: a key of `presets`.
+            **overrides: fields that replace the preset's.
+
+        Raises:
+            ValueError: the name is not a preset of this family.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"{cls.__name__} has no preset {name!r}; choose one of {sorted(cls.presets)}.")
+        return cls(**{**cls.presets[name], **overrides})
+
+    @property
+    def hop_length(self) -> int:
+        raise AttributeError(f"{type(self).__name__} must define hop_length.")
+
+    @property
+    def num_codebooks(self) -> int:
+        raise AttributeError(f"{type(self).__name__} must define num_codebooks.")
+
+    @property
+    def frame_rate(self) -> float:
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def bits_per_code(self) -> int:
+        return math.ceil(math.log2(self.codebook_size))
+
+    @property
+    def bandwidths(self) -> list[float]:
+        return [self.bandwidth_of(count) for count in range(1, self.num_codebooks + 1)]
+
+    def bandwidth_of(self, num_quantizers: int) -> float:
+        """Rate in kbps of `num_quantizers` codes per frame."""
+        return num_quantizers * self.bits_per_code * self.frame_rate / 1000
+
+    def num_quantizers_for(self, bandwidth: float) -> int:
+        """Codes per frame that fit `bandwidth` kbps (at least one).
+
+        Raises:
+            ValueError: the bandwidth is none of `bandwidths`.
+        """
+        if not any(math.isclose(bandwidth, known, rel_tol=1e-6) for known in self.bandwidths):
+            rates = ", ".join(f"{rate:g}" for rate in self.bandwidths)
+            raise ValueError(f"bandwidth={bandwidth:g} kbps is not offered by this model; choose one of: {rates} kbps.")
+        per_quantizer = self.bits_per_code * self.frame_rate
+        return max(1, min(self.num_codebooks, int(bandwidth * 1000 / per_quantizer + 1e-6)))

@@ -1,0 +1,566 @@
+"""The contract of every codec: encode, decode, train, stream, fuse."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput
+
+from ..configuration.codec_base import CodecConfig
+from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
+from .layers.streaming import Stream, TimeContext
+from .quantization import EuclideanCodebook
+
+
+@dataclass
+class CodecEncoderOutput(ModelOutput):
+    """Output of `encode` and `encode_chunk`.
+
+    Attributes:
+        audio_codes: `(batch, codebooks, frames)` int64; 0 where `codes_mask` is false.
+        codes_mask: `(batch, frames)` bool, true on frames that belong to the row; `None` where all do.
+        audio_scales: `(batch, segments)` gain of each segment, for codecs that normalise their input.
+    """
+
+    audio_codes: Tensor | None = None
+    codes_mask: Tensor | None = None
+    audio_scales: Tensor | None = None
+
+
+@dataclass
+class CodecDecoderOutput(ModelOutput):
+    """Output of `decode` and `decode_chunk`.
+
+    Attributes:
+        audio_values: `(batch, channels, samples)`.
+        audio_mask: `(batch, samples)` bool, only from `decode_chunk` after single rows were reset; `None` where all
+            samples are valid.
+    """
+
+    audio_values: Tensor | None = None
+    audio_mask: Tensor | None = None
+
+
+@dataclass
+class CodecOutput(ModelOutput):
+    """Output of `forward`.
+
+    Attributes:
+        loss: `reconstruction_loss + commitment_loss`, in training mode only.
+        reconstruction_loss: mean absolute error of the waveform over valid samples.
+        commitment_loss: mean squared distance of the latents from their codes, mean over the quantizers used.
+        audio_values: `(batch, channels, samples)`, as long as the input.
+        audio_codes: `(batch, codebooks, frames)` int64.
+        codes_mask: `(batch, frames)` bool or `None`.
+    """
+
+    loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    commitment_loss: Tensor | None = None
+    audio_values: Tensor | None = None
+    audio_codes: Tensor | None = None
+    codes_mask: Tensor | None = None
+
+
+@dataclass
+class _Group:
+    """Rows of a streamed batch that started together and therefore move in step."""
+
+    rows: list[int]
+    encoder: Stream = field(default_factory=Stream)
+    decoder: Stream = field(default_factory=Stream)
+
+
+class CodecStream:
+    """State of one streamed batch, made by `CodecPreTrainedModel.init_stream`.
+
+    Args:
+        batch_size: rows.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.batch_size = batch_size
+        self.reset()
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """Start `rows` (all, if `None`) anew; the other rows go on."""
+        if rows is None:
+            self.groups = [_Group(list(range(self.batch_size)))]
+            return
+        rows = sorted(set(rows))
+        outside = [row for row in rows if not 0 <= row < self.batch_size]
+        if outside:
+            raise ValueError(f"rows {outside} are not in this stream of batch size {self.batch_size}.")
+        groups = []
+        for group in self.groups:
+            keep = [place for place, row in enumerate(group.rows) if row not in rows]
+            if len(keep) == len(group.rows):
+                groups.append(group)
+            elif keep:
+                index = torch.tensor(keep)
+                streams = (group.encoder.select(index), group.decoder.select(index))
+                groups.append(_Group([group.rows[place] for place in keep], *streams))
+        self.groups = groups + ([_Group(rows)] if rows else [])
+
+
+def _join_rows(parts: list[tuple[list[int], Tensor]], batch_size: int) -> tuple[Tensor, Tensor | None]:
+    """Rows of several groups, `(rows, ..., steps)` each, as one batch padded with zeros, and its mask if one is needed."""
+    if len(parts) == 1:
+        return parts[0][1], None
+    steps = max(part.shape[-1] for _, part in parts)
+    joined = parts[0][1].new_zeros(batch_size, *parts[0][1].shape[1:-1], steps)
+    mask = torch.zeros(batch_size, steps, dtype=torch.bool, device=joined.device)
+    for rows, part in parts:
+        joined[rows, ..., : part.shape[-1]] = part
+        mask[rows, : part.shape[-1]] = True
+    return joined, None if bool(mask.all()) else mask
+
+
+class CodecPreTrainedModel(PreTrainedAudioTokenizerBase):
+    """Base of every codec.
+
+    A family builds `self.quantizer` and says how audio becomes latents and back: `_encode_latents(audio, time)` and
+    `_decode_latents(latents, time)`, written with the layers of `modeling/layers`. From these the base makes batches
+    that do not depend on their padding, streams, long audio in bounded memory, and training.
+    """
+
+    config: CodecConfig
+    config_class = CodecConfig
+    base_model_prefix = "codec"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    _no_split_modules: list[str] = []
+    _keep_in_fp32_modules_strict = {"inited", "cluster_size", "embed", "embed_avg"}
+
+    # Offline audio longer than this is run as a stream of pieces this long: bounded memory, and faster on a CPU,
+    # because a piece's activations stay in the cache.
+    tile_seconds: float = 1.0
+
+    # --- what a family defines -------------------------------------------------------------------------------------
+
+    def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
+        """Audio `(batch, channels, samples)` to latents `(batch, dim, frames)`."""
+        raise NotImplementedError(f"{type(self).__name__} must define _encode_latents.")
+
+    def _decode_latents(self, latents: Tensor, time: TimeContext | None = None) -> Tensor:
+        """Latents `(batch, dim, frames)` to audio `(batch, channels, frames * hop_length)`."""
+        raise NotImplementedError(f"{type(self).__name__} must define _decode_latents.")
+
+    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
+        """Frames of a row of `samples` samples."""
+        return -(-samples // self.config.hop_length)
+
+    # --- encode and decode -----------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        num_quantizers: int | None = None,
+        bandwidth: float | None = None,
+        return_dict: bool | None = None,
+    ) -> CodecEncoderOutput:
+        """Audio to codes.
+
+        Args:
+            input_values: `(batch, channels, samples)`, float in [-1, 1] at `config.sampling_rate`.
+            padding_mask: `(batch, samples)`, true (or 1) on real samples, which stand at the left. Each row gets the
+                codes that it would get alone.
+            num_quantizers: codes per frame; all codebooks by default.
+            bandwidth: the same choice as a rate in kbps, one of `config.bandwidths`.
+            return_dict: `False` returns a plain tuple.
+
+        Raises:
+            ValueError: empty, non-finite or wrongly shaped audio; a mask with padding at the left; a number of
+                quantizers or a bandwidth that the model does not have.
+        """
+        count = self._count(num_quantizers, bandwidth)
+        lengths = self._check_audio(input_values, padding_mask)
+        output = self._encode(input_values, lengths, count)
+        return output if self._as_dict(return_dict) else output.to_tuple()
+
+    def decode(
+        self,
+        audio_codes: Tensor,
+        audio_scales: Tensor | None = None,
+        codes_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> CodecDecoderOutput:
+        """Codes to audio.
+
+        Args:
+            audio_codes: `(batch, codebooks, frames)` integers; fewer codebooks than the model has are fine.
+            audio_scales: `(batch, segments)`, as `encode` returned them.
+            codes_mask: `(batch, frames)`, as `encode` returned it.
+            padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros where
+                it is false.
+            return_dict: `False` returns a plain tuple.
+
+        Raises:
+            ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has.
+        """
+        self._check_codes(audio_codes)
+        audio_codes = audio_codes.long()
+        lengths = None
+        if padding_mask is not None:
+            lengths = self._lengths(padding_mask)
+            if codes_mask is None:
+                frames = self._num_frames(lengths).clamp(max=audio_codes.shape[-1])
+                codes_mask = TimeContext(frames).mask(audio_codes.shape[-1])[:, 0]
+        audio = self._decode(audio_codes, audio_scales, codes_mask)
+        if padding_mask is not None:
+            samples = padding_mask.shape[-1]
+            audio = F.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]
+            if torch.compiler.is_compiling() or bool((lengths < samples).any()):
+                audio = audio * TimeContext(lengths).mask(samples)
+        output = CodecDecoderOutput(audio_values=audio)
+        return output if self._as_dict(return_dict) else output.to_tuple()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        num_quantizers: int | None = None,
+        bandwidth: float | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> CodecOutput:
+        """Audio to codes and back. In training mode the codebooks learn, and the loss terms are returned.
+
+        Args:
+            input_values, padding_mask, num_quantizers, bandwidth, return_dict: as in `encode`. In training mode, with
+                neither `num_quantizers` nor `bandwidth`, `config.quantizer_dropout` applies.
+        """
+        count = self._count(num_quantizers, bandwidth)
+        lengths = self._check_audio(input_values, padding_mask)
+        if self.training:
+            dropout = self.config.quantizer_dropout if num_quantizers is None and bandwidth is None else 0.0
+            output = self._train_step(input_values, lengths, self._drop_quantizers(count, len(input_values), dropout))
+        else:
+            codes = self._encode(input_values, lengths, count)
+            mask = padding_mask if padding_mask is not None else input_values.new_ones(input_values[:, 0].shape)
+            audio = self.decode(codes.audio_codes, codes.audio_scales, codes.codes_mask, mask).audio_values
+            output = CodecOutput(audio_values=audio, audio_codes=codes.audio_codes, codes_mask=codes.codes_mask)
+        return output if self._as_dict(return_dict) else output.to_tuple()
+
+    def _encode(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
+        """`encode` after its arguments were checked; `lengths` is `None` where every row is full."""
+        samples = audio.shape[-1]
+        if lengths is not None and self._tiled(samples):
+            return self._encode_row_by_row(audio, lengths, count)
+        if self._tiled(samples):
+            stream, codes = Stream(), []
+            for piece, stream.final in self._pieces(audio, self._tile_frames * self.config.hop_length):
+                latents = self._encode_latents(piece, stream)
+                if latents.shape[-1]:
+                    codes.append(self.quantizer.encode(latents, count))
+            return CodecEncoderOutput(audio_codes=torch.cat(codes, dim=-1))
+        time = None if lengths is None else TimeContext(lengths)
+        codes = self.quantizer.encode(self._encode_latents(audio, time), count)
+        if lengths is None:
+            return CodecEncoderOutput(audio_codes=codes)
+        mask = TimeContext(self._num_frames(lengths)).mask(codes.shape[-1])
+        return CodecEncoderOutput(audio_codes=codes * mask, codes_mask=mask[:, 0])
+
+    def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int) -> CodecEncoderOutput:
+        rows = [
+            self._encode(row[None, :, :length], None, count).audio_codes[0]
+            for row, length in zip(audio, lengths.tolist(), strict=True)
+        ]
+        frames = torch.tensor([row.shape[-1] for row in rows], device=audio.device)
+        codes = rows[0].new_zeros(len(rows), count, int(frames.max()))
+        for place, row in enumerate(rows):
+            codes[place, :, : row.shape[-1]] = row
+        return CodecEncoderOutput(audio_codes=codes, codes_mask=TimeContext(frames).mask(codes.shape[-1])[:, 0])
+
+    def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None) -> Tensor:
+        """`decode` after its arguments were checked, to `frames * hop_length` samples."""
+        frames = codes.shape[-1]
+        if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
+            mask = None
+        if mask is not None and self._tiled(frames * self.config.hop_length):
+            rows = [self._decode(row[None, :, : int(valid.sum())], None, None)[0] for row, valid in zip(codes, mask)]
+            samples = max(row.shape[-1] for row in rows)
+            return torch.stack([F.pad(row, (0, samples - row.shape[-1])) for row in rows])
+        if self._tiled(frames * self.config.hop_length):
+            stream, done = Stream(), 0
+            audio = None
+            for piece, stream.final in self._pieces(codes, self._tile_frames):
+                part = self._decode_latents(self._dequantize(piece), stream)
+                if audio is None:
+                    audio = part.new_empty(*part.shape[:-1], frames * self.config.hop_length)
+                audio[..., done : done + part.shape[-1]] = part
+                done += part.shape[-1]
+            return audio[..., :done]
+        return self._decode_latents(self._dequantize(codes), None if mask is None else TimeContext(mask.sum(-1)))
+
+    def _dequantize(self, codes: Tensor) -> Tensor:
+        return self.quantizer.decode(codes).to(self.dtype)
+
+    def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor) -> CodecOutput:
+        time = None if lengths is None else TimeContext(lengths)
+        latents = self._encode_latents(audio, time)
+        frames = latents.shape[-1]
+        mask = None if lengths is None else TimeContext(self._num_frames(lengths)).mask(frames)[:, 0]
+        quantized, codes, commitment_loss = self.quantizer(latents, count, mask)
+        decoded = self._decode_latents(quantized, None if mask is None else TimeContext(mask.sum(-1)))
+        decoded = decoded[..., : audio.shape[-1]]
+        return self._training_output(audio, lengths, decoded, codes, mask, commitment_loss)
+
+    def _training_output(self, audio, lengths, decoded, codes, mask, commitment_loss) -> CodecOutput:
+        error = (decoded - audio).abs()
+        if lengths is None:
+            reconstruction_loss = error.mean()
+        else:
+            valid = TimeContext(lengths).mask(audio.shape[-1])
+            decoded = decoded * valid
+            reconstruction_loss = (error * valid).sum() / (valid.sum() * audio.shape[1])
+        return CodecOutput(
+            loss=reconstruction_loss + commitment_loss,
+            reconstruction_loss=reconstruction_loss,
+            commitment_loss=commitment_loss,
+            audio_values=decoded,
+            audio_codes=codes,
+            codes_mask=mask,
+        )
+
+    def _drop_quantizers(self, count: int, batch_size: int, dropout: float) -> int | Tensor:
+        """In training, let each row with probability `dropout` use a random number of the `count` codebooks."""
+        if dropout == 0.0:
+            return count
+        fewer = torch.randint(1, count + 1, (batch_size,), device=self.device)
+        return torch.where(torch.rand(batch_size, device=self.device) < dropout, fewer, count)
+
+    # --- streaming -------------------------------------------------------------------------------------------------
+
+    @property
+    def streamable(self) -> bool:
+        """Whether `encode_chunk` and `decode_chunk` work: no part looks at the whole signal at once."""
+        return not any(isinstance(module, TimeGroupNorm) for module in self.modules())
+
+    def init_stream(self, batch_size: int = 1) -> CodecStream:
+        """State for `encode_chunk` and `decode_chunk`.
+
+        Raises:
+            ValueError: this codec cannot be streamed.
+        """
+        self._check_streamable()
+        return CodecStream(batch_size)
+
+    @torch.no_grad()
+    def encode_chunk(
+        self, input_values: Tensor, state: CodecStream, final: bool = False, num_quantizers: int | None = None
+    ) -> CodecEncoderOutput:
+        """Encode the next samples of a stream, of any number.
+
+        Args:
+            input_values: `(batch, channels, samples)`; `samples` may be 0, to flush.
+            state: from `init_stream`; it is advanced.
+            final: no more samples follow: return all frames that are left.
+            num_quantizers: as in `encode`.
+
+        Returns:
+            The frames that are complete now. All pieces joined equal `encode` of the whole.
+        """
+        self._check_chunk(input_values, state, "input_values", self.config.audio_channels)
+        count = self._count(num_quantizers, None)
+        parts = []
+        for group in state.groups:
+            group.encoder.final = final
+            latents = self._encode_latents(input_values[group.rows], group.encoder)
+            if latents.shape[-1]:
+                codes = self.quantizer.encode(latents, count)
+            else:
+                codes = latents.new_zeros(latents.shape[0], count, 0, dtype=torch.long)
+            parts.append((group.rows, codes))
+        codes, mask = _join_rows(parts, state.batch_size)
+        return CodecEncoderOutput(audio_codes=codes, codes_mask=mask)
+
+    @torch.no_grad()
+    def decode_chunk(self, audio_codes: Tensor, state: CodecStream, final: bool = False) -> CodecDecoderOutput:
+        """Decode the next frames of a stream, of any number.
+
+        Args:
+            audio_codes: `(batch, codebooks, frames)`; `frames` may be 0, to flush.
+            state, final: as in `encode_chunk`.
+
+        Returns:
+            The samples that are complete now. All pieces joined equal `decode` of the whole.
+        """
+        self._check_chunk(audio_codes, state, "audio_codes", None)
+        parts = []
+        for group in state.groups:
+            group.decoder.final = final
+            latents = self._dequantize(audio_codes[group.rows].long())
+            parts.append((group.rows, self._decode_latents(latents, group.decoder)))
+        audio, mask = _join_rows(parts, state.batch_size)
+        return CodecDecoderOutput(audio_values=audio, audio_mask=mask)
+
+    @functools.cached_property
+    def stream_latency(self) -> int:
+        """Samples of look-ahead: how far decoded audio lags behind the samples given, at frame boundaries.
+
+        Measured on silence, past the start-up that reflection padding needs.
+        """
+        hops = 64
+        state = self.init_stream(1)
+        silence = torch.zeros(1, self.config.audio_channels, hops * self.config.hop_length, device=self.device)
+        codes = self.encode_chunk(silence.to(self.dtype), state).audio_codes
+        return silence.shape[-1] - self.decode_chunk(codes, state).audio_values.shape[-1]
+
+    @property
+    def _tile_frames(self) -> int:
+        return max(1, round(self.tile_seconds * self.config.sampling_rate / self.config.hop_length))
+
+    def _tiled(self, samples: int) -> bool:
+        if self.training or torch.compiler.is_compiling() or not self.streamable:
+            return False
+        return samples > 1.5 * self._tile_frames * self.config.hop_length
+
+    def _pieces(self, x: Tensor, steps: int) -> Iterator[tuple[Tensor, bool]]:
+        total = x.shape[-1]
+        for start in range(0, total, steps):
+            yield x[..., start : start + steps], start + steps >= total
+
+    # --- checks ----------------------------------------------------------------------------------------------------
+
+    def _as_dict(self, return_dict: bool | None) -> bool:
+        return self.config.return_dict if return_dict is None else return_dict
+
+    def _count(self, num_quantizers: int | None, bandwidth: float | None) -> int:
+        available = self.config.num_codebooks
+        if num_quantizers is not None and bandwidth is not None:
+            raise ValueError("give num_quantizers or bandwidth, not both: they choose the same thing.")
+        if bandwidth is not None:
+            return self.config.num_quantizers_for(bandwidth)
+        if num_quantizers is None:
+            return available
+        if not 1 <= num_quantizers <= available:
+            raise ValueError(f"num_quantizers={num_quantizers}, but this model has 1 to {available} quantizers.")
+        return num_quantizers
+
+    def _check_audio(self, input_values: Tensor, padding_mask: Tensor | None) -> Tensor | None:
+        """Refuse what is not audio; the rows' lengths where they differ, else `None`."""
+        channels = self.config.audio_channels
+        if input_values.ndim != 3 or input_values.shape[1] != channels:
+            raise ValueError(
+                f"input_values must have shape (batch, {channels}, samples), got {tuple(input_values.shape)}; "
+                "the feature extractor makes this shape."
+            )
+        if input_values.shape[-1] == 0 or len(input_values) == 0:
+            raise ValueError(f"input_values is empty, shape {tuple(input_values.shape)}; give at least one sample.")
+        if not input_values.is_floating_point():
+            raise ValueError(
+                f"input_values must be float in [-1, 1], got {input_values.dtype}; divide 16-bit samples by 32768."
+            )
+        if not torch.compiler.is_compiling() and not bool(torch.isfinite(input_values).all()):
+            raise ValueError("input_values holds NaN or infinite samples; clean the audio first (numpy.nan_to_num).")
+        if padding_mask is None:
+            return None
+        if padding_mask.shape != (len(input_values), input_values.shape[-1]):
+            raise ValueError(
+                f"padding_mask must have shape {(len(input_values), input_values.shape[-1])}, one entry per sample, "
+                f"got {tuple(padding_mask.shape)}."
+            )
+        lengths = self._lengths(padding_mask)
+        if not torch.compiler.is_compiling() and bool((lengths == input_values.shape[-1]).all()):
+            return None
+        return lengths
+
+    def _lengths(self, padding_mask: Tensor) -> Tensor:
+        mask = padding_mask.bool()
+        lengths = mask.sum(-1)
+        if torch.compiler.is_compiling():
+            return lengths
+        if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            raise ValueError("padding_mask has padding before or between real samples; pad at the right.")
+        if bool((lengths == 0).any()):
+            raise ValueError(f"rows {(lengths == 0).nonzero().flatten().tolist()} of padding_mask hold no real sample.")
+        return lengths
+
+    def _check_codes(self, codes: Tensor) -> None:
+        available, size = self.config.num_codebooks, self.config.codebook_size
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"audio_codes must be integers, got {codes.dtype}.")
+        if codes.ndim != 3:
+            raise ValueError(f"audio_codes must have shape (batch, codebooks, frames), got {tuple(codes.shape)}.")
+        if not 1 <= codes.shape[1] <= available:
+            raise ValueError(f"audio_codes has {codes.shape[1]} codebooks, but this model has {available}.")
+        if codes.shape[-1] == 0 or len(codes) == 0:
+            raise ValueError(f"audio_codes is empty, shape {tuple(codes.shape)}; give at least one frame.")
+        self._check_code_range(codes, size)
+
+    @staticmethod
+    def _check_code_range(codes: Tensor, size: int) -> None:
+        if torch.compiler.is_compiling() or codes.numel() == 0:
+            return
+        low, high = (int(value) for value in codes.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(f"audio_codes must lie in 0..{size - 1}, found {low if low < 0 else high}.")
+
+    def _check_chunk(self, x: Tensor, state: CodecStream, name: str, channels: int | None) -> None:
+        self._check_streamable()
+        if x.ndim != 3 or len(x) != state.batch_size or (channels is not None and x.shape[1] != channels):
+            expected = f"({state.batch_size}, {channels or 'codebooks'}, steps)"
+            raise ValueError(f"{name} must have shape {expected} in this stream, got {tuple(x.shape)}.")
+        if channels is None:
+            if x.shape[-1]:
+                self._check_codes(x)
+        elif not bool(torch.isfinite(x).all()):
+            raise ValueError(f"{name} holds NaN or infinite samples; clean the audio first (numpy.nan_to_num).")
+
+    def _check_streamable(self) -> None:
+        if not self.streamable:
+            raise ValueError(
+                f"{type(self).__name__} with this configuration looks at a whole segment at once and cannot be streamed; "
+                "use encode() and decode(), which work segment by segment."
+            )
+
+    # --- weights ---------------------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights; codebooks are always float32."""
+        return next(self.parameters()).dtype
+
+    def fuse(self) -> CodecPreTrainedModel:
+        """Fold weight norm into the weights and compute codebook norms once, for inference. The numbers stay the same.
+
+        Saving a fused model writes plain weights; `config.fused` says so to whoever loads it.
+        """
+        fuse_weight_norm(self)
+        self.config.fused = True
+        for module in self.modules():
+            if isinstance(module, EuclideanCodebook):
+                module.fuse()
+        return self
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if has_weight_norm(module):
+            pair = module.parametrizations.weight
+            init.kaiming_uniform_(pair.original1, a=5**0.5)
+            init.copy_(pair.original0, torch.norm_except_dim(pair.original1, 2, 0))
+        if isinstance(module, EuclideanCodebook):
+            init.zeros_(module.inited)
+            init.zeros_(module.cluster_size)
+            init.uniform_(module.embed, -1 / module.size, 1 / module.size)
+            init.copy_(module.embed_avg, module.embed)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Does nothing: transformers would try to copy this package's sources next to the weights and fail.
+
+        `save_pretrained` writes a stub that imports the installed package instead (`codec_lm_hf.hub`).
+        """

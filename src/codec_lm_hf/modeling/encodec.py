@@ -1,0 +1,189 @@
+"""EnCodec: SEANet, residual vector quantization, and for 48 kHz normalised segments with overlap."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..configuration.encodec import EncodecCodecConfig
+from .codec_base import CodecEncoderOutput, CodecOutput, CodecPreTrainedModel
+from .layers.seanet import SeanetDecoder, SeanetEncoder
+from .layers.streaming import TimeContext
+from .quantization import ResidualVectorQuantizer
+
+
+class EncodecCodecModel(CodecPreTrainedModel):
+    """EnCodec (Défossez et al., 2022).
+
+    Codes of a segmented model (48 kHz) stand side by side on the frame axis, each segment in a slot of
+    `ceil(chunk_length / hop_length)` frames, the last slot cut to what it needs; `codes_mask` says which are real.
+    """
+
+    config: EncodecCodecConfig
+    config_class = EncodecCodecConfig
+
+    def __init__(self, config: EncodecCodecConfig) -> None:
+        super().__init__(config)
+        seanet = {
+            "channels": config.audio_channels,
+            "dimension": config.hidden_size,
+            "num_filters": config.num_filters,
+            "ratios": config.upsampling_ratios,
+            "num_residual_layers": config.num_residual_layers,
+            "kernel_size": config.kernel_size,
+            "last_kernel_size": config.last_kernel_size,
+            "residual_kernel_size": config.residual_kernel_size,
+            "dilation_growth_rate": config.dilation_growth_rate,
+            "compress": config.compress,
+            "use_conv_shortcut": config.use_conv_shortcut,
+            "num_lstm_layers": config.num_lstm_layers,
+            "conv_options": {
+                "causal": config.use_causal_conv,
+                "pad_mode": config.pad_mode,
+                "norm_type": config.norm_type,
+                "fused": config.fused,
+            },
+        }
+        self.encoder = SeanetEncoder(**seanet)
+        self.decoder = SeanetDecoder(**seanet, trim_right_ratio=config.trim_right_ratio)
+        self.quantizer = ResidualVectorQuantizer(
+            config.num_quantizers,
+            config.codebook_size,
+            config.codebook_dim,
+            residual_gradient=config.residual_gradient,
+            decay=config.codebook_decay,
+            kmeans_iterations=config.kmeans_iterations,
+            revive_below=config.revive_below,
+        )
+        self.post_init()
+
+    def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
+        return self.encoder(audio, time)
+
+    def _decode_latents(self, latents: Tensor, time: TimeContext | None = None) -> Tensor:
+        return self.decoder(latents, time)
+
+    # --- segments and normalisation (48 kHz) -----------------------------------------------------------------------
+
+    @property
+    def streamable(self) -> bool:
+        return super().streamable and not self.config.normalize and self.config.chunk_length is None
+
+    @property
+    def _slot(self) -> int:
+        """Frames of a full segment."""
+        return -(-self.config.chunk_length // self.config.hop_length)
+
+    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
+        """Frames on the code axis, with the unused end of every slot but the last."""
+        if self.config.chunk_length is None:
+            return super()._num_frames(samples)
+        segments = -(-samples // self.config.chunk_stride)
+        last = samples - (segments - 1) * self.config.chunk_stride
+        return (segments - 1) * self._slot - (-last // self.config.hop_length)
+
+    def _segment_frames(self, samples: Tensor, index: int) -> Tensor:
+        """Frames of segment `index` of rows of `samples` samples; 0 where a row has no such segment."""
+        length = (samples - index * self.config.chunk_stride).clamp(0, self.config.chunk_length)
+        return -(-length // self.config.hop_length)
+
+    def _scale(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """RMS of the mean over channels, `(batch, 1)` (`_encode_frame` in `encodec/model.py`)."""
+        power = audio.float().mean(1).square()
+        if lengths is None:
+            return power.mean(-1, keepdim=True).sqrt() + 1e-8
+        mask = TimeContext(lengths).mask(audio.shape[-1])[:, 0]
+        return ((power * mask).sum(-1, keepdim=True) / lengths.clamp(min=1)[:, None]).sqrt() + 1e-8
+
+    def _encode(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
+        if self.config.chunk_length is None:
+            return self._encode_segment(audio, lengths, count)
+        samples = audio.shape[-1]
+        codes = audio.new_zeros(len(audio), count, self._num_frames(samples), dtype=torch.long)
+        mask = torch.zeros(len(audio), codes.shape[-1], dtype=torch.bool, device=audio.device)
+        scales = []
+        ends = lengths if lengths is not None else torch.full((len(audio),), samples, device=audio.device)
+        for index, start in enumerate(range(0, samples, self.config.chunk_stride)):
+            piece = audio[..., start : start + self.config.chunk_length]
+            rows = ends > start
+            within = (ends - start).clamp(max=piece.shape[-1])[rows]
+            full = torch.compiler.is_compiling() or bool((within == piece.shape[-1]).all())
+            segment = self._encode_segment(piece[rows], None if full else within, count)
+            frames = slice(index * self._slot, index * self._slot + segment.audio_codes.shape[-1])
+            codes[rows, :, frames] = segment.audio_codes
+            mask[rows, frames] = True if segment.codes_mask is None else segment.codes_mask
+            scale = audio.new_zeros(len(audio), 1)
+            if self.config.normalize:
+                scale[rows] = segment.audio_scales
+                scales.append(scale)
+        scales = torch.cat(scales, dim=1) if scales else None
+        return CodecEncoderOutput(audio_codes=codes, codes_mask=mask, audio_scales=scales)
+
+    def _encode_segment(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
+        if not self.config.normalize:
+            return super()._encode(audio, lengths, count)
+        scale = self._scale(audio, lengths)
+        output = super()._encode(audio / scale[..., None].to(audio.dtype), lengths, count)
+        output.audio_scales = scale
+        return output
+
+    def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None) -> Tensor:
+        if self.config.normalize:
+            self._check_scales(codes, scales)
+        if self.config.chunk_length is None:
+            return self._decode_segment(codes, scales, mask)
+        frames = codes.shape[-1]
+        segments = -(-frames // self._slot)
+        stride, hop = self.config.chunk_stride, self.config.hop_length
+        total, weights = None, None
+        for index in range(segments):
+            slot = slice(index * self._slot, min(frames, (index + 1) * self._slot))
+            valid = None if mask is None else mask[:, slot]
+            rows = torch.ones(len(codes), dtype=torch.bool) if valid is None else valid.any(-1)
+            steps = slot.stop - slot.start if valid is None else int(valid.sum(-1).max())
+            piece_mask = None if valid is None else valid[rows, :steps]
+            scale = scales[rows, index : index + 1] if self.config.normalize else None
+            piece = self._decode_segment(codes[rows, :, slot][..., :steps], scale, piece_mask)
+            if total is None:
+                last = frames - (segments - 1) * self._slot
+                total = piece.new_zeros(len(codes), piece.shape[1], stride * (segments - 1) + max(last * hop, self._slot * hop))
+                weights = piece.new_zeros(len(codes), 1, total.shape[-1])
+                # Triangular weights of the first segment's length serve all segments (`_linear_overlap_add` in
+                # `encodec/utils.py`).
+                ramp = torch.linspace(0, 1, piece.shape[-1] + 2, device=piece.device, dtype=piece.dtype)[1:-1]
+                window = 0.5 - (ramp - 0.5).abs()
+            span = slice(index * stride, index * stride + piece.shape[-1])
+            weight = window[: piece.shape[-1]].expand(len(piece), 1, -1)
+            if piece_mask is not None:
+                weight = weight * TimeContext(piece_mask.sum(-1) * hop).mask(piece.shape[-1])
+            total[rows, :, span] += piece * weight
+            weights[rows, :, span] += weight
+            end = span.stop
+        return (total / weights.masked_fill(weights == 0, 1))[..., :end]
+
+    def _decode_segment(self, codes: Tensor, scale: Tensor | None, mask: Tensor | None) -> Tensor:
+        audio = super()._decode(codes, None, mask)
+        return audio if scale is None else audio * scale[..., None].to(audio.dtype)
+
+    def _check_scales(self, codes: Tensor, scales: Tensor | None) -> None:
+        segments = 1 if self.config.chunk_length is None else -(-codes.shape[-1] // self._slot)
+        if scales is None or scales.shape != (len(codes), segments):
+            got = None if scales is None else tuple(scales.shape)
+            raise ValueError(
+                f"this model normalises its input: decode() needs audio_scales of shape {(len(codes), segments)}, as "
+                f"encode() returned them; got {got}."
+            )
+
+    def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor) -> CodecOutput:
+        if self.config.chunk_length is not None and audio.shape[-1] > self.config.chunk_length:
+            raise ValueError(
+                f"in training, give one segment at a time: at most {self.config.chunk_length} samples, got "
+                f"{audio.shape[-1]}."
+            )
+        if not self.config.normalize:
+            return super()._train_step(audio, lengths, count)
+        scale = self._scale(audio, lengths)[..., None].to(audio.dtype)
+        output = super()._train_step(audio / scale, lengths, count)
+        return self._training_output(
+            audio, lengths, output.audio_values * scale, output.audio_codes, output.codes_mask, output.commitment_loss
+        )

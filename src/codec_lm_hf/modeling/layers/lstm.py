@@ -1,0 +1,35 @@
+"""Recurrent layers in the `(batch, channels, steps)` layout."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .streaming import Stream, TimeContext
+
+
+class ResidualLSTM(nn.Module):
+    """Unidirectional LSTM over time with its input added to its output, from a zero state.
+
+    Args:
+        channels: input, hidden and output size.
+        num_layers: stacked layers.
+
+    Source: `SLSTM` in `encodec/modules/lstm.py`.
+    """
+
+    batch_axis = 1  # of the state carried in a stream
+
+    def __init__(self, channels: int, num_layers: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(channels, channels, num_layers)
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        if x.shape[-1] == 0:
+            return x
+        steps_first = x.permute(2, 0, 1)
+        if isinstance(time, Stream):
+            y, state = self.lstm(steps_first, time.take(self))
+            time.keep(self, state)
+        else:
+            y, _ = self.lstm(steps_first)
+        return (y + steps_first).permute(1, 2, 0)

@@ -1,0 +1,156 @@
+"""SEANet encoder and decoder: the waveform backbone of SoundStream, EnCodec and their relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .conv import Conv1d, ConvTranspose1d
+from .lstm import ResidualLSTM
+from .streaming import TimeContext, delayed
+
+
+def _run(layers: nn.ModuleList, x: Tensor, time: TimeContext | None) -> Tensor:
+    for layer in layers:
+        x = layer(x) if isinstance(layer, nn.ELU) else layer(x, time)
+    return x
+
+
+class SeanetResidualUnit(nn.Module):
+    """Two convolutions around a bottleneck, plus a skip connection.
+
+    Args:
+        channels: input and output channels.
+        kernel_size, dilation: of the first convolution; the second has kernel 1.
+        compress: the bottleneck has `channels // compress` channels.
+        use_conv_shortcut: the skip is a kernel-1 convolution instead of the identity.
+        conv_options: causal, pad_mode, norm_type and fused, for every `Conv1d`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        dilation: int,
+        compress: int,
+        use_conv_shortcut: bool,
+        conv_options: dict,
+    ) -> None:
+        super().__init__()
+        hidden = channels // compress
+        self.block = nn.ModuleList(
+            [
+                nn.ELU(),
+                Conv1d(channels, hidden, kernel_size, dilation=dilation, **conv_options),
+                nn.ELU(),
+                Conv1d(hidden, channels, 1, **conv_options),
+            ]
+        )
+        self.shortcut = Conv1d(channels, channels, 1, **conv_options) if use_conv_shortcut else None
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        y = _run(self.block, x, time)
+        skip = delayed(self, x, y.shape[-1], time)
+        return y + (skip if self.shortcut is None else self.shortcut(skip, time))
+
+
+class SeanetEncoder(nn.Module):
+    """Waveform `(batch, channels, samples)` to latents `(batch, dimension, frames)`.
+
+    Args:
+        channels: audio channels.
+        dimension: latent channels.
+        num_filters: channels after the first convolution; doubled at every stage.
+        ratios: stride of each stage, in the *decoder's* order (the encoder runs them backwards), as EnCodec writes them.
+        num_residual_layers: residual units per stage, dilated by `dilation_growth_rate ** index`.
+        kernel_size, last_kernel_size, residual_kernel_size, compress, use_conv_shortcut: see `SeanetResidualUnit`.
+        num_lstm_layers: LSTM layers at the frame rate; 0 for none.
+        conv_options: causal, pad_mode, norm_type and fused, for every convolution.
+
+    Source: SoundStream, section III; `encodec/modules/seanet.py`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dimension: int,
+        num_filters: int,
+        ratios: Sequence[int],
+        num_residual_layers: int,
+        kernel_size: int,
+        last_kernel_size: int,
+        residual_kernel_size: int,
+        dilation_growth_rate: int,
+        compress: int,
+        use_conv_shortcut: bool,
+        num_lstm_layers: int,
+        conv_options: dict,
+    ) -> None:
+        super().__init__()
+        width = num_filters
+        layers: list[nn.Module] = [Conv1d(channels, width, kernel_size, **conv_options)]
+        for ratio in reversed(ratios):
+            for index in range(num_residual_layers):
+                dilation = dilation_growth_rate**index
+                layers.append(
+                    SeanetResidualUnit(width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options)
+                )
+            layers += [nn.ELU(), Conv1d(width, width * 2, ratio * 2, stride=ratio, **conv_options)]
+            width *= 2
+        if num_lstm_layers:
+            layers.append(ResidualLSTM(width, num_lstm_layers))
+        layers += [nn.ELU(), Conv1d(width, dimension, last_kernel_size, **conv_options)]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        return _run(self.layers, x, time)
+
+
+class SeanetDecoder(nn.Module):
+    """Latents `(batch, dimension, frames)` to waveform `(batch, channels, frames * prod(ratios))`.
+
+    Arguments as in `SeanetEncoder`; `trim_right_ratio` as in `ConvTranspose1d`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dimension: int,
+        num_filters: int,
+        ratios: Sequence[int],
+        num_residual_layers: int,
+        kernel_size: int,
+        last_kernel_size: int,
+        residual_kernel_size: int,
+        dilation_growth_rate: int,
+        compress: int,
+        use_conv_shortcut: bool,
+        num_lstm_layers: int,
+        trim_right_ratio: float,
+        conv_options: dict,
+    ) -> None:
+        super().__init__()
+        width = num_filters * 2 ** len(ratios)
+        up_options = {name: value for name, value in conv_options.items() if name != "pad_mode"}
+        layers: list[nn.Module] = [Conv1d(dimension, width, kernel_size, **conv_options)]
+        if num_lstm_layers:
+            layers.append(ResidualLSTM(width, num_lstm_layers))
+        for ratio in ratios:
+            layers += [
+                nn.ELU(),
+                ConvTranspose1d(
+                    width, width // 2, ratio * 2, stride=ratio, trim_right_ratio=trim_right_ratio, **up_options
+                ),
+            ]
+            width //= 2
+            for index in range(num_residual_layers):
+                dilation = dilation_growth_rate**index
+                layers.append(
+                    SeanetResidualUnit(width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options)
+                )
+        layers += [nn.ELU(), Conv1d(width, channels, last_kernel_size, **conv_options)]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        return _run(self.layers, x, time)

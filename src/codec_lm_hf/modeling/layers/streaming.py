@@ -1,0 +1,96 @@
+"""Time, as layers see it: whole rows, rows of different lengths, or a stream in chunks.
+
+Every layer that looks along time is called `layer(x, time)` with one of
+
+- `None`: offline, every row of the batch is valid to its end;
+- `TimeContext`: offline, rows have different lengths. Layers treat each row as if it stood alone;
+- `Stream`: `x` is the next chunk. Layers keep what they need for the next call in the stream, never in themselves,
+  so one model serves any number of streams.
+
+With a stream, a layer returns the steps that are complete so far (perhaps none); on the final chunk it returns the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeContext:
+    """Lengths of the rows of an offline batch at the rate of the layer that is being computed.
+
+    Args:
+        lengths: valid steps of each row, int64 of shape `(batch,)`. Layers that change the rate update it in place.
+    """
+
+    def __init__(self, lengths: Tensor | None = None) -> None:
+        self.lengths = lengths
+
+    def mask(self, steps: int) -> Tensor | None:
+        """Bool tensor `(batch, 1, steps)`, true on valid steps; `None` where every step is valid."""
+        if self.lengths is None:
+            return None
+        return (torch.arange(steps, device=self.lengths.device) < self.lengths[:, None])[:, None]
+
+
+class Stream(TimeContext):
+    """What the layers of one model carry from chunk to chunk; all rows of `x` move in step.
+
+    Attributes:
+        final: the chunk being processed is the last one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.final = False
+        self._carried: dict[nn.Module, Any] = {}
+
+    def take(self, layer: nn.Module) -> Any:
+        """What `layer` kept in its last call, or `None` at the start of the stream."""
+        return self._carried.get(layer)
+
+    def keep(self, layer: nn.Module, value: Any) -> None:
+        self._carried[layer] = value
+
+    def select(self, rows: Tensor) -> Stream:
+        """A stream that goes on with some of the rows (int64 indices) only."""
+        stream = Stream()
+        stream._carried = {layer: _select(value, rows, layer) for layer, value in self._carried.items()}
+        return stream
+
+
+def _select(value: Any, rows: Tensor, layer: nn.Module) -> Any:
+    """The given rows of whatever a layer carries; a layer whose batch axis is not the first says so by `batch_axis`."""
+    if isinstance(value, Tensor):
+        return value.index_select(getattr(layer, "batch_axis", 0), rows.to(value.device))
+    if isinstance(value, dict):
+        return {name: _select(part, rows, layer) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_select(part, rows, layer) for part in value)
+    return value
+
+
+def lengths_of(time: TimeContext | None) -> Tensor | None:
+    return None if time is None else time.lengths
+
+
+def zero_padding(x: Tensor, time: TimeContext | None) -> Tensor:
+    """Set the steps of `x` `(batch, channels, steps)` beyond each row's length to zero."""
+    mask = None if time is None else time.mask(x.shape[-1])
+    return x if mask is None else x * mask
+
+
+def delayed(layer: nn.Module, x: Tensor, steps: int, time: TimeContext | None) -> Tensor:
+    """The part of a skip connection that belongs to the `steps` new steps of the main path.
+
+    Offline this is `x` itself. In a stream the main path may lag behind, so the skip waits in a queue kept for `layer`.
+    """
+    if not isinstance(time, Stream):
+        return x
+    waiting = time.take(layer)
+    if waiting is not None:
+        x = torch.cat([waiting, x], dim=-1)
+    time.keep(layer, x[..., steps:])
+    return x[..., :steps]

@@ -1,0 +1,4 @@
+from .kmeans import kmeans
+from .vector import EuclideanCodebook, QuantizerOutput, ResidualVectorQuantizer, VectorQuantizer
+
+__all__ = ["EuclideanCodebook", "QuantizerOutput", "ResidualVectorQuantizer", "VectorQuantizer", "kmeans"]

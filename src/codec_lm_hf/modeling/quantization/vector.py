@@ -1,0 +1,216 @@
+"""Vector and residual vector quantization with exponentially averaged codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .kmeans import broadcast, cluster_statistics, kmeans, nearest, sample_vectors
+
+
+class QuantizerOutput(NamedTuple):
+    """What a quantizer returns in training.
+
+    Attributes:
+        quantized: `(batch, dim, frames)`, with the gradient passed straight through to the input.
+        codes: `(batch, codebooks, frames)` int64.
+        commitment_loss: scalar, mean over the quantizers used.
+    """
+
+    quantized: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+
+
+class EuclideanCodebook(nn.Module):
+    """A codebook that follows the vectors it is given: k-means on the first batch, then moving averages.
+
+    Buffers are float32 whatever the model's dtype is: nearest neighbours change with the precision.
+
+    Args:
+        size: entries.
+        dim: length of an entry.
+        decay: of the moving averages.
+        kmeans_iterations: on the first training batch of a fresh codebook.
+        revive_below: entries whose averaged use falls below this are replaced by vectors of the batch; `None` keeps them.
+            EnCodec has this too, but overwrites the replacement in the same step, so `None` is what it does.
+
+    Source: `EuclideanCodebook` in `encodec/quantization/core_vq.py`.
+    """
+
+    def __init__(
+        self, size: int, dim: int, decay: float = 0.99, kmeans_iterations: int = 50, revive_below: float | None = None
+    ) -> None:
+        super().__init__()
+        self.size, self.dim = size, dim
+        self.decay = decay
+        self.kmeans_iterations = kmeans_iterations
+        self.revive_below = revive_below
+        self.register_buffer("inited", torch.zeros(1))
+        self.register_buffer("cluster_size", torch.zeros(size))
+        self.register_buffer("embed", torch.empty(size, dim).uniform_(-1, 1) / size)
+        self.register_buffer("embed_avg", self.embed.clone())
+        self._half_squared_norms: Tensor | None = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        def keep_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if tensor.is_floating_point() and moved.dtype != tensor.dtype else moved
+
+        self._half_squared_norms = None
+        return super()._apply(keep_float32, recurse)
+
+    def fuse(self) -> None:
+        """Compute the entries' norms once, for inference."""
+        self._half_squared_norms = self.embed.square().sum(-1) / 2
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """`(..., dim)` to int64 indices `(...)`."""
+        norms = None if self.training else self._half_squared_norms
+        return nearest(vectors.reshape(-1, self.dim), self.embed, norms).view(vectors.shape[:-1])
+
+    def decode(self, index: Tensor) -> Tensor:
+        """Int64 indices `(...)` to `(..., dim)`."""
+        return F.embedding(index, self.embed)
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """k-means on `vectors` `(count, dim)` if this codebook has never seen data."""
+        if self.inited.item():
+            return
+        means, counts = kmeans(vectors, self.size, self.kmeans_iterations)
+        self.embed.copy_(means)
+        self.embed_avg.copy_(means)
+        self.cluster_size.copy_(counts)
+        self.inited.fill_(1)
+
+    @torch.no_grad()
+    def update(self, vectors: Tensor, index: Tensor) -> None:
+        """Move the entries towards the vectors `(count, dim)` that chose them (`index` `(count,)`)."""
+        self._half_squared_norms = None
+        counts, sums = cluster_statistics(vectors, index, self.size)
+        self.cluster_size.lerp_(counts, 1 - self.decay)
+        self.embed_avg.lerp_(sums, 1 - self.decay)
+        total, epsilon = self.cluster_size.sum(), 1e-5
+        smoothed = (self.cluster_size + epsilon) / (total + self.size * epsilon) * total
+        self.embed.copy_(self.embed_avg / smoothed[:, None])
+        if self.revive_below is not None:
+            self._revive(vectors)
+
+    def _revive(self, vectors: Tensor) -> None:
+        dead = self.cluster_size < self.revive_below
+        fresh = broadcast(sample_vectors(vectors, self.size))
+        self.embed.copy_(torch.where(dead[:, None], fresh, self.embed))
+        self.embed_avg.copy_(torch.where(dead[:, None], fresh * self.revive_below, self.embed_avg))
+        self.cluster_size.clamp_(min=self.revive_below)
+
+
+class VectorQuantizer(nn.Module):
+    """One codebook over `(batch, dim, frames)`; arguments as in `EuclideanCodebook`."""
+
+    def __init__(self, size: int, dim: int, **codebook_options) -> None:
+        super().__init__()
+        self.codebook = EuclideanCodebook(size, dim, **codebook_options)
+
+    def encode(self, latents: Tensor) -> Tensor:
+        """`(batch, dim, frames)` to codes `(batch, frames)`."""
+        return self.codebook.encode(latents.transpose(1, 2))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes `(batch, frames)` to `(batch, dim, frames)`."""
+        return self.codebook.decode(codes).transpose(1, 2)
+
+    def forward(self, latents: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize and, in training, learn.
+
+        Args:
+            latents: `(batch, dim, frames)` float32.
+            mask: bool `(batch, frames)`; only these frames teach the codebook and count in the loss. `None`: all.
+
+        Returns:
+            The chosen entries `(batch, dim, frames)` without gradient, codes `(batch, frames)`, commitment loss (scalar).
+        """
+        vectors = latents.detach().transpose(1, 2)
+        taught = vectors.reshape(-1, vectors.shape[-1]) if mask is None else vectors[mask]
+        if self.training:
+            self.codebook.start(taught)
+        codes = self.codebook.encode(vectors)
+        quantized = self.codebook.decode(codes).transpose(1, 2)
+        if self.training:
+            self.codebook.update(taught, codes.flatten() if mask is None else codes[mask])
+        error = (latents - quantized).square()
+        if mask is None:
+            return quantized, codes, error.mean()
+        return quantized, codes, (error * mask[:, None]).sum() / (mask.sum() * error.shape[1]).clamp(min=1)
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """A chain of codebooks, each over what the ones before it left.
+
+    Args:
+        num_quantizers: codebooks.
+        size, dim, **codebook_options: of each codebook, see `EuclideanCodebook`.
+        residual_gradient: the commitment loss of every codebook reaches the input. Off is what EnCodec does (its
+            issue 25): there only the first codebook's does, divided by their number.
+
+    Source: SoundStream, section III-C; `encodec/quantization/core_vq.py`.
+    """
+
+    def __init__(
+        self, num_quantizers: int, size: int, dim: int, residual_gradient: bool = False, **codebook_options
+    ) -> None:
+        super().__init__()
+        self.residual_gradient = residual_gradient
+        self.layers = nn.ModuleList([VectorQuantizer(size, dim, **codebook_options) for _ in range(num_quantizers)])
+
+    def fuse(self) -> None:
+        for layer in self.layers:
+            layer.codebook.fuse()
+
+    def encode(self, latents: Tensor, num_quantizers: int | None = None) -> Tensor:
+        """Latents `(batch, dim, frames)` to codes `(batch, num_quantizers, frames)`, computed in float32."""
+        residual = latents.float().transpose(1, 2)
+        codes = []
+        with torch.autocast(latents.device.type, enabled=False):
+            for layer in self.layers[:num_quantizers]:
+                index = layer.codebook.encode(residual)
+                residual = residual - layer.codebook.decode(index)
+                codes.append(index)
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes `(batch, codebooks, frames)` to latents `(batch, dim, frames)` float32; fewer codebooks are fine."""
+        quantized = self.layers[0].codebook.decode(codes[:, 0])
+        for index, layer in zip(codes.unbind(1)[1:], self.layers[1:], strict=False):
+            quantized = quantized + layer.codebook.decode(index)
+        return quantized.transpose(1, 2)
+
+    def forward(
+        self, latents: Tensor, num_quantizers: int | Tensor | None = None, mask: Tensor | None = None
+    ) -> QuantizerOutput:
+        """Quantize for training: the codebooks learn if this module is in training mode.
+
+        Args:
+            latents: `(batch, dim, frames)`.
+            num_quantizers: how many codebooks to use, for all rows or (int64 `(batch,)`) for each. Codebooks that a row
+                does not use still learn from its residual.
+            mask: bool `(batch, frames)`, true on valid frames.
+        """
+        per_row = num_quantizers if isinstance(num_quantizers, Tensor) else None
+        residual = latents.float()
+        total = torch.zeros_like(residual)
+        codes, losses = [], []
+        with torch.autocast(latents.device.type, enabled=False):
+            for position, layer in enumerate(self.layers if per_row is not None else self.layers[:num_quantizers]):
+                quantized, index, loss = layer(residual, mask)
+                taken = quantized if self.residual_gradient else residual + (quantized - residual).detach()
+                residual = residual - taken
+                total = total + (quantized if per_row is None else quantized * (per_row > position)[:, None, None])
+                codes.append(index)
+                losses.append(loss)
+        quantized = latents.float() + (total - latents.float()).detach()
+        return QuantizerOutput(quantized.to(latents.dtype), torch.stack(codes, dim=1), torch.stack(losses).mean())
