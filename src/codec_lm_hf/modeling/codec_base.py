@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..configuration.codec_base import CodecConfig
 from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
+from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext
 from .quantization import EuclideanCodebook
 
@@ -557,6 +558,8 @@ class CodecPreTrainedModel(PreTrainedAudioTokenizerBase):
             init.zeros_(module.cluster_size)
             init.uniform_(module.embed, -1 / module.size, 1 / module.size)
             init.copy_(module.embed_avg, module.embed)
+        if isinstance(module, HannWindow):
+            module.reset()
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:

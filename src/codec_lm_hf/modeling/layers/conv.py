@@ -35,11 +35,12 @@ class TimeGroupNorm(nn.GroupNorm):
         return x * self.weight[:, None] + self.bias[:, None]
 
 
-def _check(pad_mode: str, norm_type: str) -> None:
-    if pad_mode not in PAD_MODES:
-        raise ValueError(f"pad_mode must be one of {PAD_MODES}, got {pad_mode!r}.")
+def _with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module, TimeGroupNorm | None]:
     if norm_type not in NORM_TYPES:
         raise ValueError(f"norm_type must be one of {NORM_TYPES}, got {norm_type!r}.")
+    if norm_type == "weight_norm" and not fused:
+        parametrizations.weight_norm(conv)
+    return conv, TimeGroupNorm(conv.out_channels) if norm_type == "time_group_norm" else None
 
 
 def _refuse_stream(norm: nn.Module | None, time: TimeContext | None) -> None:
@@ -58,68 +59,53 @@ def fuse_weight_norm(module: nn.Module) -> None:
             parametrize.remove_parametrizations(part, "weight")
 
 
-class Conv1d(nn.Module):
-    """1-D convolution with `ceil(steps / stride)` outputs and SEANet's padding.
+class SlidingWindow(nn.Module):
+    """Something computed from every `stride`-th window of a signal: padding, ragged batches and streams.
 
-    The left and right padding together are `kernel - stride` (kernel counted with dilation), all of it on the left when
-    causal; a last incomplete stride is padded on the right. Reflection of an input that is shorter than the padding
-    first appends zeros, as EnCodec does (`encodec/modules/conv.py`).
+    There are `ceil(steps / stride)` windows. The left and right padding together are `kernel_size - stride`, all of it on
+    the left when causal; a last incomplete stride is padded on the right. Reflection of an input that is shorter than the
+    padding first appends zeros, as EnCodec does (`encodec/modules/conv.py`).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in `torch.nn.Conv1d`.
-        causal: no output depends on later inputs (beyond the end-of-signal padding).
+        kernel_size: steps that a window spans.
+        stride: steps from window to window.
+        out_channels: channels of the result.
+        causal: no window reaches beyond its stride (but for the end-of-signal padding).
         pad_mode: `"reflect"` or `"constant"` (zeros).
-        norm_type: `"none"`, `"weight_norm"`, or `"time_group_norm"` after the convolution.
-        fused: build the plain weight where `norm_type` asks for weight norm.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = True,
-        causal: bool = True,
-        pad_mode: str = "constant",
-        norm_type: str = "none",
-        fused: bool = False,
-    ) -> None:
+    def __init__(self, kernel_size: int, stride: int, out_channels: int, causal: bool, pad_mode: str) -> None:
         super().__init__()
-        _check(pad_mode, norm_type)
-        self.conv = nn.Conv1d(
-            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
-        )
-        if norm_type == "weight_norm" and not fused:
-            parametrizations.weight_norm(self.conv)
-        self.norm = TimeGroupNorm(out_channels) if norm_type == "time_group_norm" else None
-        self.pad_mode = pad_mode
-        self.stride = stride
-        self.kernel_size = (kernel_size - 1) * dilation + 1
-        total = self.kernel_size - stride
+        if pad_mode not in PAD_MODES:
+            raise ValueError(f"pad_mode must be one of {PAD_MODES}, got {pad_mode!r}.")
+        total = kernel_size - stride
         if total < 0:
-            raise ValueError(f"kernel_size {self.kernel_size} must not be smaller than stride {stride}.")
+            raise ValueError(f"kernel_size {kernel_size} must not be smaller than stride {stride}.")
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.out_channels = out_channels
+        self.pad_mode = pad_mode
         self.pad_right = 0 if causal else total // 2
         self.pad_left = total - self.pad_right
 
+    def compute(self, x: Tensor) -> Tensor:
+        """The result of every complete window of `x` `(batch, channels, steps)`: `(batch, out_channels, windows)`."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        """Convolve `x` `(batch, in_channels, steps)`; see the module text for `time`."""
-        _refuse_stream(self.norm, time)
+        """Results for `x` `(batch, channels, steps)`; see `modeling.layers.streaming` for `time`."""
         if isinstance(time, Stream):
             return self._stream(x, time)
         lengths = lengths_of(time)
         if lengths is None:
-            x = self._pad(x)
-        elif self.pad_mode == "reflect":
+            return self.compute(self._pad(x))
+        if self.pad_mode == "reflect":
             x = self._pad_ragged(x, lengths)
         else:
             x = self._pad(zero_padding(x, time))
-        x = self.conv(x)
-        if lengths is not None and self.stride > 1:
-            time.lengths = lengths = (lengths + self.stride - 1) // self.stride
-        return x if self.norm is None else self.norm(x, lengths)
+        if self.stride > 1:
+            time.lengths = (lengths + self.stride - 1) // self.stride
+        return self.compute(x)
 
     def _pad(self, x: Tensor) -> Tensor:
         steps = x.shape[-1]
@@ -175,26 +161,121 @@ class Conv1d(nn.Module):
         stream.keep(self, {"input": x[..., keep_from:], "started": True, "skip": used - keep_from})
         if frames == 0:
             return self._nothing(x)
-        return self.conv(x[..., skip : used - self.stride + self.kernel_size])
+        return self.compute(x[..., skip : used - self.stride + self.kernel_size])
 
     def _stream_end(self, padded: Tensor, x: Tensor) -> Tensor:
-        return self.conv(padded) if padded.shape[-1] >= self.kernel_size and x.shape[-1] else self._nothing(x)
+        return self.compute(padded) if padded.shape[-1] >= self.kernel_size and x.shape[-1] else self._nothing(x)
 
     def _nothing(self, x: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
+        return x.new_zeros(x.shape[0], self.out_channels, 0)
 
 
-class ConvTranspose1d(nn.Module):
+class Conv1d(SlidingWindow):
+    """1-D convolution with `ceil(steps / stride)` outputs.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in `torch.nn.Conv1d`.
+        causal, pad_mode: see `SlidingWindow`.
+        norm_type: `"none"`, `"weight_norm"`, or `"time_group_norm"` after the convolution.
+        fused: build the plain weight where `norm_type` asks for weight norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        causal: bool = True,
+        pad_mode: str = "constant",
+        norm_type: str = "none",
+        fused: bool = False,
+    ) -> None:
+        super().__init__((kernel_size - 1) * dilation + 1, stride, out_channels, causal, pad_mode)
+        conv = nn.Conv1d(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
+        )
+        self.conv, self.norm = _with_norm(conv, norm_type, fused)
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        _refuse_stream(self.norm, time)
+        x = super().forward(x, time)
+        return x if self.norm is None else self.norm(x, lengths_of(time))
+
+
+class OverlapAdd(nn.Module):
+    """Something that turns every step into `kernel_size` overlapping outputs, `stride` apart, and adds them up.
+
+    The full output is `kernel_size - stride` longer than `steps * stride` and is trimmed to that.
+
+    Args:
+        kernel_size: outputs of one step.
+        stride: outputs from step to step.
+        out_channels: channels of the result.
+        trim_left: how much of the excess is cut at the left, which is the look-ahead; the rest is cut at the right.
+    """
+
+    def __init__(self, kernel_size: int, stride: int, out_channels: int, trim_left: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.out_channels = out_channels
+        self.excess = kernel_size - stride
+        if self.excess < 0:
+            raise ValueError(f"kernel_size {kernel_size} must not be smaller than stride {stride}.")
+        self.trim_left = trim_left
+        self.trim_right = self.excess - trim_left
+
+    def compute(self, x: Tensor) -> Tensor:
+        """The untrimmed sum for `x` `(batch, channels, steps)`: `(batch, out_channels, (steps - 1) * stride + kernel_size)`."""
+        raise NotImplementedError
+
+    def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What follows the sum, on untrimmed outputs offline and on completed ones in a stream."""
+        return y
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        """Results `(batch, out_channels, steps * stride)`; see `modeling.layers.streaming` for `time`."""
+        if isinstance(time, Stream):
+            return self._stream(x, time)
+        lengths = lengths_of(time)
+        if lengths is not None:
+            x = zero_padding(x, time)
+            time.lengths = lengths * self.stride
+            lengths = time.lengths + self.excess
+        y = self.finish(self.compute(x), lengths)
+        return y[..., self.trim_left : y.shape[-1] - self.trim_right]
+
+    def _stream(self, x: Tensor, stream: Stream) -> Tensor:
+        kept = stream.take(self)
+        tail, skip = kept if kept is not None else (x.new_zeros(x.shape[0], self.out_channels, self.excess), self.trim_left)
+        y = tail
+        if x.shape[-1]:
+            y = self.compute(x)
+            y[..., : self.excess] += tail
+        ready = x.shape[-1] * self.stride
+        stream.keep(self, (y[..., ready:], max(0, skip - ready)))
+        if stream.final:
+            ready += self.trim_left
+        return self.finish(y[..., skip:ready])
+
+
+class ConvTranspose1d(OverlapAdd):
     """Transposed 1-D convolution with `steps * stride` outputs.
 
-    The full output is `kernel - stride` longer and is trimmed: when causal, `trim_right_ratio` of the excess on the right,
-    the rest on the left; otherwise half on either side (EnCodec, `encodec/modules/conv.py`). A norm over time sees the
-    untrimmed output, as there.
+    When causal, `trim_right_ratio` of the excess is trimmed on the right, the rest on the left; otherwise half on either
+    side (EnCodec, `encodec/modules/conv.py`). A norm over time sees the untrimmed output, as there.
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups, bias: as in `torch.nn.ConvTranspose1d`.
-        causal, norm_type, fused: as in `Conv1d`.
-        trim_right_ratio: share of the excess that a causal layer trims on the right; 1.0 means no look-ahead.
+        causal: see above.
+        norm_type, fused: as in `Conv1d`.
+        trim_right_ratio: 1.0 means no look-ahead.
     """
 
     def __init__(
@@ -210,48 +291,21 @@ class ConvTranspose1d(nn.Module):
         trim_right_ratio: float = 1.0,
         fused: bool = False,
     ) -> None:
-        super().__init__()
-        _check("constant", norm_type)
-        self.conv = nn.ConvTranspose1d(
-            in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias
-        )
-        if norm_type == "weight_norm" and not fused:
-            parametrizations.weight_norm(self.conv)
-        self.norm = TimeGroupNorm(out_channels) if norm_type == "time_group_norm" else None
-        self.stride = stride
-        self.excess = kernel_size - stride
-        if self.excess < 0:
-            raise ValueError(f"kernel_size {kernel_size} must not be smaller than stride {stride}.")
-        self.trim_right = math.ceil(self.excess * trim_right_ratio) if causal else self.excess // 2
-        self.trim_left = self.excess - self.trim_right
+        excess = kernel_size - stride
+        trim_right = math.ceil(excess * trim_right_ratio) if causal else excess // 2
+        super().__init__(kernel_size, stride, out_channels, excess - trim_right)
+        conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
+        self.conv, self.norm = _with_norm(conv, norm_type, fused)
+
+    def compute(self, x: Tensor) -> Tensor:
+        # The bias comes after the sum: in a stream, outputs of two calls overlap.
+        return F.conv_transpose1d(x, self.conv.weight, None, stride=self.stride, groups=self.conv.groups)
+
+    def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if self.conv.bias is not None:
+            y = y + self.conv.bias[:, None]
+        return y if self.norm is None else self.norm(y, lengths)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        """Upsample `x` `(batch, in_channels, steps)` to `(batch, out_channels, steps * stride)`."""
         _refuse_stream(self.norm, time)
-        if isinstance(time, Stream):
-            return self._stream(x, time)
-        lengths = lengths_of(time)
-        if self.excess > 0:
-            x = zero_padding(x, time)
-        x = self.conv(x)
-        if lengths is not None:
-            lengths = lengths * self.stride
-            time.lengths = lengths
-        if self.norm is not None:
-            x = self.norm(x, None if lengths is None else lengths + self.excess)
-        return x[..., self.trim_left : x.shape[-1] - self.trim_right]
-
-    def _stream(self, x: Tensor, stream: Stream) -> Tensor:
-        conv, channels = self.conv, self.conv.out_channels
-        tail, skip = stream.take(self) or (x.new_zeros(x.shape[0], channels, self.excess), self.trim_left)
-        if x.shape[-1]:
-            y = F.conv_transpose1d(x, conv.weight, None, stride=self.stride, groups=conv.groups)
-            y[..., : self.excess] += tail
-        else:
-            y = tail
-        ready = x.shape[-1] * self.stride
-        stream.keep(self, (y[..., ready:], max(0, skip - ready)))
-        if stream.final:
-            ready += self.trim_left
-        y = y[..., skip:ready]
-        return y if conv.bias is None else y + conv.bias[:, None]
+        return super().forward(x, time)

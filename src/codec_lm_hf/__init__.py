@@ -1,0 +1,89 @@
+"""Neural audio codecs and codec language models as transformers config / model / processor triples.
+
+Importing this package registers every family with transformers' Auto classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from .registry import FAMILIES
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "AutoCodecModel": "modeling.auto",
+    "CodecDecoderOutput": "modeling.codec_base",
+    "CodecEncoderOutput": "modeling.codec_base",
+    "CodecFeatureExtractor": "processing.feature_extraction",
+    "CodecOutput": "modeling.codec_base",
+    "CodecPreTrainedModel": "modeling.codec_base",
+    "CodecStream": "modeling.codec_base",
+    "FAMILIES": "registry",
+    "convert": "conversion_scripts",
+}
+for _row in FAMILIES:
+    for _role in (_row.config, _row.model):
+        _module, _name = _role.split(":")
+        _PUBLIC[_name] = _module
+
+__all__ = ["bundled", "register", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def bundled(name: str) -> str:
+    """Path of a small checkpoint that comes with the package, for `from_pretrained`.
+
+    Args:
+        name: `"codec"`, the 16 kHz speech codec.
+
+    Raises:
+        ValueError: nothing of this name is bundled.
+    """
+    root = Path(__file__).parent / "pretrained"
+    names = sorted(path.parent.name for path in root.glob("*/config.json"))
+    if name not in names:
+        raise ValueError(f"no bundled checkpoint {name!r}; there is: {', '.join(names)}.")
+    return str(root / name)
+
+
+def register() -> None:
+    """Register every family with transformers' Auto classes. Done on import; doing it again changes nothing.
+
+    A model_type that transformers itself has come to own is left to it: our class stays reachable by its own name.
+    """
+    from transformers import (
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutoModel,
+        AutoModelForAudioTokenization,
+        AutoProcessor,
+    )
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    for row in FAMILIES:
+        config, model = row.load("config"), row.load("model")
+        if config.model_type in CONFIG_MAPPING_NAMES:
+            continue
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+        if row.kind == "codec":
+            AutoModelForAudioTokenization.register(config, model, exist_ok=True)
+        if row.processor is not None:
+            processor = row.load("processor")
+            AutoFeatureExtractor.register(config, processor, exist_ok=True)
+            AutoProcessor.register(config, processor, exist_ok=True)
+
+
+register()

@@ -1,0 +1,73 @@
+"""A codec that works on short-time spectra: small and quick enough to be trained on a CPU."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from .codec_base import CodecConfig
+
+
+@strict
+class StftCodecConfig(CodecConfig):
+    """Configuration of `StftCodecModel`. The defaults are the bundled 16 kHz codec, 50 frames/s, 0.5 to 4 kbps.
+
+    Not a published system. It takes frequency-domain frames as FunCodec's does (Du et al., 2023) and rebuilds the
+    waveform as Vocos does (Siuzdak, 2023).
+
+    Args:
+        sampling_rate: Hz.
+        audio_channels: 1.
+        hop_length: samples per frame.
+        analysis_window: samples of the analysis window and FFT, a multiple of nothing but at least `hop_length`.
+        synthesis_window: samples of the synthesis window and FFT, a multiple of `hop_length / upsampling`.
+        synthesis_lookahead: samples of a synthesis window after its own hop: the codec's latency.
+        upsampling: spectra per frame in synthesis.
+        hidden_size: channels of the blocks.
+        latent_size: channels of the latents and length of a codebook entry.
+        encoder_layers, decoder_layers: ConvNeXt blocks.
+        synthesis_layers: ConvNeXt blocks after upsampling.
+        synthesis_size: their channels.
+        kernel_size, expansion, layer_scale: see `modeling.layers.convnext`.
+        num_quantizers: codebooks.
+        codebook_size: entries per codebook.
+        codebook_decay, kmeans_iterations, revive_below, residual_gradient: training of the codebooks, see
+            `modeling.quantization`.
+    """
+
+    model_type = "stft_codec"
+
+    presets: ClassVar[dict[str, dict]] = {"bundled": {}}
+
+    sampling_rate: int = 16_000
+    audio_channels: int = 1
+    hop_length: int = 320
+    analysis_window: int = 640
+    synthesis_window: int = 1280
+    synthesis_lookahead: int = 480
+    upsampling: int = 1
+    hidden_size: int = 192
+    latent_size: int = 64
+    encoder_layers: int = 5
+    decoder_layers: int = 7
+    synthesis_layers: int = 0
+    synthesis_size: int = 192
+    kernel_size: int = 7
+    expansion: int = 3
+    layer_scale: float = 0.1
+    num_quantizers: int = 8
+    codebook_size: int = 1024
+    quantizer_dropout: float = 0.5
+    codebook_decay: float = 0.99
+    kmeans_iterations: int = 10
+    revive_below: float | None = 2.0
+    residual_gradient: bool = True
+
+    def validate_architecture(self):
+        if self.hop_length % self.upsampling:
+            raise ValueError(f"hop_length {self.hop_length} must be a multiple of upsampling {self.upsampling}.")
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.num_quantizers

@@ -1,0 +1,70 @@
+"""EnCodec's `.th` files: a bare state dict, no configuration beside it."""
+
+from __future__ import annotations
+
+from ..configuration.encodec import EncodecCodecConfig
+from ..modeling.encodec import EncodecCodecModel
+from .engine import ConversionError, Converter
+
+_WRAPPED = r"(encoder|decoder)\.model\.(\d+(?:\.block\.\d+|\.shortcut)?)"
+
+RULES = [
+    (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.weight_g", r"\1.layers.\2.conv.parametrizations.weight.original0"),
+    (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.weight_v", r"\1.layers.\2.conv.parametrizations.weight.original1"),
+    (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.(weight|bias)", r"\1.layers.\2.conv.\3"),
+    (_WRAPPED + r"\.(?:conv|convtr)\.norm\.(weight|bias)", r"\1.layers.\2.norm.\3"),
+    (r"(encoder|decoder)\.model\.(\d+)\.lstm\.(.+)", r"\1.layers.\2.lstm.\3"),
+    (r"quantizer\.vq\.layers\.(\d+)\._codebook\.(.+)", r"quantizer.layers.\1.codebook.\2"),
+]
+
+# The original's name of a field -> ours; `None`: any value other than the one given here is refused.
+_FIELDS = {
+    "channels": "audio_channels",
+    "dimension": "hidden_size",
+    "n_filters": "num_filters",
+    "n_residual_layers": "num_residual_layers",
+    "ratios": "upsampling_ratios",
+    "norm": "norm_type",
+    "kernel_size": "kernel_size",
+    "last_kernel_size": "last_kernel_size",
+    "residual_kernel_size": "residual_kernel_size",
+    "dilation_base": "dilation_growth_rate",
+    "causal": "use_causal_conv",
+    "pad_mode": "pad_mode",
+    "compress": "compress",
+    "lstm": "num_lstm_layers",
+    "trim_right_ratio": "trim_right_ratio",
+    "n_q": "num_quantizers",
+    "bins": "codebook_size",
+    "target_bandwidths": "target_bandwidths",
+    "sample_rate": "sampling_rate",
+    "normalize": "normalize",
+    "segment": "chunk_length_s",
+    "overlap": "overlap",
+    "name": "original_name",
+}
+_FIXED = {"activation": "ELU", "activation_params": {"alpha": 1.0}, "norm_params": {}, "final_activation": None}
+
+
+def config_from_original(original: dict) -> EncodecCodecConfig:
+    """The constructor arguments of the original, flat or under `seanet`, `quantizer` and `model`, to our configuration.
+
+    Raises:
+        ConversionError: an argument that is unknown, or has a value that no published model has.
+    """
+    flat: dict = {}
+    for name, value in original.items():
+        flat |= value if name in ("seanet", "quantizer", "model") else {name: value}
+    fields: dict = {"use_conv_shortcut": not flat.pop("true_skip", False)}
+    flat.pop("frame_rate", None)
+    for name, value in flat.items():
+        if name in _FIELDS:
+            fields[_FIELDS[name]] = value
+        elif name not in _FIXED:
+            raise ConversionError(f"EnCodec's configuration has no field {name!r}; known: {sorted({*_FIELDS, *_FIXED})}.")
+        elif value != _FIXED[name]:
+            raise ConversionError(f"{name}={value!r} is not supported; every published model has {_FIXED[name]!r}.")
+    return EncodecCodecConfig(**fields)
+
+
+CONVERTER = Converter(EncodecCodecConfig, EncodecCodecModel, RULES, config_from_original)

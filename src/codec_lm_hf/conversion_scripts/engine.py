@@ -1,0 +1,248 @@
+"""From an original checkpoint to a directory that `from_pretrained` reads. A family adds a table of key rules."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..registry import family as family_row
+
+Rules = Iterable[tuple[str, str | None]]
+State = dict[str, Tensor]
+
+
+class ConversionError(ValueError):
+    """The checkpoint cannot be converted; the message says what does not fit and what to do."""
+
+
+@dataclass(frozen=True)
+class Converter:
+    """What a family's converter module defines, under the name `CONVERTER`.
+
+    Attributes:
+        config_class, model_class: ours.
+        rules: pairs of a regular expression over a whole original key and the new key (with `\\1`, ...), or `None` for a
+            key that is known and not needed. The first match counts.
+        config_from_original: the original project's own configuration, as a dict, to ours.
+        read: checkpoint path to the flat original state; `read_checkpoint` by default.
+        files: checkpoint path to the files it consists of (their SHA-256 is recorded); the path itself by default.
+    """
+
+    config_class: type[PreTrainedConfig]
+    model_class: type[PreTrainedModel]
+    rules: Rules
+    config_from_original: Callable[[dict], PreTrainedConfig]
+    read: Callable[[Path], State] | None = None
+    files: Callable[[Path], list[Path]] | None = None
+
+
+def read_checkpoint(path: Path) -> State:
+    """Read a file of tensors (`torch.save` or safetensors) without executing anything in it.
+
+    Raises:
+        ConversionError: the file is missing, cut short, or holds anything but tensors and plain values.
+    """
+    if not path.is_file():
+        raise ConversionError(f"{path} is not a file; give the original checkpoint file.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConversionError(
+            f"{path} holds more than tensors and was not loaded, because its pickle could run code: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ConversionError(f"{path} cannot be read as a checkpoint; it may be cut short: {error}") from error
+    if not isinstance(state, dict):
+        raise ConversionError(f"{path} holds a {type(state).__name__}; expected a dict of tensors.")
+    return state
+
+
+def rename(state: State, rules: Rules) -> State:
+    """Apply the key rules.
+
+    Raises:
+        ConversionError: a key that no rule knows, or two keys that become the same one.
+    """
+    compiled = [(re.compile(pattern), target) for pattern, target in rules]
+    renamed: State = {}
+    unknown = []
+    for key, value in state.items():
+        for pattern, target in compiled:
+            match = pattern.fullmatch(key)
+            if match is None:
+                continue
+            if target is not None:
+                new = match.expand(target)
+                if new in renamed:
+                    raise ConversionError(f"{key} and another key both become {new}.")
+                renamed[new] = value
+            break
+        else:
+            unknown.append(key)
+    if unknown:
+        raise ConversionError(
+            f"{len(unknown)} keys are unknown to this family, for example {unknown[:3]}; is it the right family?"
+        )
+    return renamed
+
+
+def check_complete(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> None:
+    """Refuse a state with a key missing, left over or of another shape.
+
+    Raises:
+        ConversionError: with examples of what does not fit.
+    """
+    missing = sorted(set(expected) - set(found))
+    surplus = sorted(set(found) - set(expected))
+    shapes = [k for k in expected if k in found and tuple(expected[k]) != tuple(found[k])]
+    if not (missing or surplus or shapes):
+        return
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} missing (for example {missing[:3]})")
+    if surplus:
+        parts.append(f"{len(surplus)} left over (for example {surplus[:3]})")
+    if shapes:
+        key = shapes[0]
+        parts.append(f"{len(shapes)} of another shape ({key}: {tuple(found[key])}, expected {tuple(expected[key])})")
+    raise ConversionError(
+        f"the checkpoint does not fit the configuration: {'; '.join(parts)}. Give its own --config or another --preset."
+    )
+
+
+def load_original(converter: Converter, checkpoint: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """Build our model from an original checkpoint, every key accounted for."""
+    state = rename((converter.read or read_checkpoint)(checkpoint), converter.rules)
+    model = converter.model_class(config).eval()
+    expected = model.state_dict()
+    check_complete({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in state.items()})
+    model.load_state_dict(state)
+    return model
+
+
+def resolve_config(converter: Converter, checkpoint: Path, config, preset: str | None) -> tuple[PreTrainedConfig, dict]:
+    """Our configuration and what it came from: a given configuration, a preset, or the file's name."""
+    if config is not None and preset is not None:
+        raise ConversionError("give a configuration or a preset, not both.")
+    if config is not None:
+        original = config if isinstance(config, dict) else _read_config(Path(config))
+        return converter.config_from_original(original), {"config": original}
+    presets = converter.config_class.presets
+    if preset is None:
+        preset = next((name for name in presets if checkpoint.name.startswith(name)), None)
+    if preset is None:
+        raise ConversionError(
+            f"{checkpoint.name} holds weights only, and its name is none of a published variant; give --preset (one of "
+            f"{', '.join(sorted(presets))}) or --config."
+        )
+    return converter.config_class.from_preset(preset), {"preset": preset}
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{path} cannot be read as a configuration: {error}") from error
+    if path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        return yaml.safe_load(text)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConversionError(f"{path} is not valid JSON: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file) -> str:
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def convert(
+    family: str,
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    config: dict | str | os.PathLike | None = None,
+    preset: str | None = None,
+) -> Path:
+    """Convert an original checkpoint into a directory for `from_pretrained`.
+
+    The directory holds the configuration, safetensors weights, the feature extractor, a model card, and
+    `conversion.json`: the source files' SHA-256, the original configuration, and the licence of the weights.
+
+    Args:
+        family: a family of `registry.FAMILIES`.
+        checkpoint: the original file (or directory, where a family needs several files).
+        output: directory to write; it must not exist yet, or be empty.
+        config: the original project's own configuration, a dict or the path of a JSON or YAML file.
+        preset: name of a published variant, where the original ships no configuration beside the weights.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ConversionError: the checkpoint or the configuration does not fit, or would execute code.
+        ValueError: unknown family.
+    """
+    row = family_row(family)
+    if row.converter is None:
+        raise ConversionError(f"{row.title} has no converter: {row.weights_license}.")
+    module = importlib.import_module(f"{__package__}.{row.converter}")
+    converter: Converter = module.CONVERTER
+    checkpoint, output = Path(checkpoint), Path(output)
+    if not checkpoint.exists():
+        raise ConversionError(f"{checkpoint} does not exist; give the original checkpoint.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConversionError(f"{output} exists and is not an empty directory; choose another output.")
+    our_config, source = resolve_config(converter, checkpoint, config, preset)
+    model = load_original(converter, checkpoint, our_config)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        # The rename of transformers' own conversion table must not turn keys back into an older layout.
+        model.save_pretrained(workspace, save_original_format=False)
+        if row.processor is not None:
+            row.load("processor")(
+                feature_size=our_config.audio_channels, sampling_rate=our_config.sampling_rate
+            ).save_pretrained(workspace)
+        files = converter.files(checkpoint) if converter.files else [checkpoint]
+        record = {
+            "family": family,
+            "source": {file.name: sha256(file) for file in files},
+            "original": source,
+            "weights_license": row.weights_license,
+        }
+        (workspace / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if output.exists():
+            output.rmdir()
+        workspace.chmod(0o755)
+        workspace.rename(output)
+    except BaseException:
+        shutil.rmtree(workspace, ignore_errors=True)
+        raise
+    return output

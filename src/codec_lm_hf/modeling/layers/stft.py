@@ -1,0 +1,85 @@
+"""Short-time Fourier analysis and synthesis as streaming layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .conv import OverlapAdd, SlidingWindow
+from .streaming import TimeContext
+
+
+class HannWindow(nn.Module):
+    """A periodic Hann window of `size` samples, kept out of checkpoints; `_init_weights` refills it (see `reset`)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("window", torch.hann_window(size), persistent=False)
+
+    def reset(self) -> None:
+        """Fill the buffer: after a load through the meta device it holds whatever was in memory."""
+        init.copy_(self.window, torch.hann_window(self.size))
+
+
+class Stft(SlidingWindow):
+    """Spectrum of the last `window_size` samples at every hop, with zeros before the signal.
+
+    Args:
+        window_size: samples of a window, and of the FFT.
+        hop_length: samples from window to window.
+
+    `forward(audio (batch, 1, samples), time)` returns `(batch, window_size + 2, frames)` float32: real parts of the
+    `window_size // 2 + 1` bins, then imaginary parts.
+    """
+
+    def __init__(self, window_size: int, hop_length: int) -> None:
+        super().__init__(window_size, hop_length, window_size + 2, causal=True, pad_mode="constant")
+        self.hann = HannWindow(window_size)
+
+    def compute(self, x: Tensor) -> Tensor:
+        frames = x[:, 0].float().unfold(-1, self.kernel_size, self.stride) * self.hann.window.float()
+        spectrum = torch.fft.rfft(frames).transpose(1, 2)
+        return torch.cat([spectrum.real, spectrum.imag], dim=1)
+
+
+class InverseStft(OverlapAdd):
+    """Signal from one-sided spectra: windowed inverse FFT, overlap-add, divided by the windows' energy.
+
+    Args:
+        window_size: samples of a window, and of the FFT; a multiple of `hop_length`.
+        hop_length: samples from window to window.
+        lookahead: samples of each window that lie after the frame's own hop. More of them, better overlap; they are the
+            latency of a stream.
+
+    `forward(spectra (batch, window_size + 2, frames), time)` returns `(batch, 1, frames * hop_length)` float32.
+    """
+
+    def __init__(self, window_size: int, hop_length: int, lookahead: int) -> None:
+        super().__init__(window_size, hop_length, 2, trim_left=lookahead)
+        if window_size % hop_length:
+            raise ValueError(f"window_size {window_size} must be a multiple of hop_length {hop_length}.")
+        self.hann = HannWindow(window_size)
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        # A third "part" beside real and imaginary marks frames that exist: their windows make the energy.
+        present = x.new_ones(x.shape[0], 1, x.shape[-1])
+        return super().forward(torch.cat([x, present], dim=1), time)
+
+    def compute(self, x: Tensor) -> Tensor:
+        real, imaginary, present = x.float().split([x.shape[1] // 2, x.shape[1] // 2, 1], dim=1)
+        frames = torch.fft.irfft(torch.complex(real, imaginary).transpose(1, 2)) * self.hann.window.float()
+        energy = present.transpose(1, 2) * self.hann.window.float().square()
+        stacked = torch.stack([frames, energy], dim=1)
+        # (batch, 2, frames, window) -> overlapping hops, shifted and added.
+        parts = stacked.unflatten(-1, (-1, self.stride))
+        steps, overlap = parts.shape[2], parts.shape[3]
+        total = stacked.new_zeros(*stacked.shape[:2], steps + overlap - 1, self.stride)
+        for shift in range(overlap):
+            total[:, :, shift : shift + steps] += parts[:, :, :, shift]
+        return total.flatten(2)
+
+    def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
+        signal, energy = y.split(1, dim=1)
+        return signal / energy.clamp(min=1e-3)

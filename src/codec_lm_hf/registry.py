@@ -1,0 +1,103 @@
+"""The table of families. It imports nothing, so any room may read it; everything that lists families reads it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row: a config / model / processor triple and what belongs to it, by dotted name.
+
+    Attributes:
+        name: the family, as in file names.
+        kind: `"codec"`, `"entropy_lm"` or `"discriminator"`.
+        title: what the paper calls it.
+        config, model: `module:Class` below this package.
+        processor: `module:Class` of the feature extractor or processor, if there is one.
+        converter: module below `conversion_scripts` that reads the original checkpoints, if any were published.
+        parity: the systems under `parity/` and `layouts/` whose cases this family must pass.
+        weights_license: licence of the published weights, as far as their publisher states one.
+        paper: where it was published.
+        summary: one line on what this port has been checked against.
+    """
+
+    name: str
+    kind: str
+    title: str
+    config: str
+    model: str
+    processor: str | None
+    converter: str | None
+    parity: tuple[str, ...]
+    weights_license: str
+    paper: str
+    summary: str
+
+    def load(self, role: str) -> type:
+        """The class named by `config`, `model` or `processor`."""
+        module, name = getattr(self, role).split(":")
+        return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+
+
+_FEATURES = "processing.feature_extraction:CodecFeatureExtractor"
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="encodec",
+        kind="codec",
+        title="EnCodec",
+        config="configuration.encodec:EncodecCodecConfig",
+        model="modeling.encodec:EncodecCodecModel",
+        processor=_FEATURES,
+        converter="encodec",
+        parity=("encodec",),
+        weights_license="not stated by the publisher (the repository's MIT licence names its code)",
+        paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
+        summary="codes, audio, training step and .ecdc streams equal runs of the original; native checkpoints load",
+    ),
+    Family(
+        name="soundstream",
+        kind="codec",
+        title="SoundStream",
+        config="configuration.soundstream:SoundStreamConfig",
+        model="modeling.soundstream:SoundStreamModel",
+        processor=_FEATURES,
+        converter=None,
+        parity=(),
+        weights_license="none were published",
+        paper="Zeghidour et al., 2021, SoundStream: An End-to-End Neural Audio Codec",
+        summary="built from the paper; there is no original implementation to compare with",
+    ),
+    Family(
+        name="stft_codec",
+        kind="codec",
+        title="STFT codec",
+        config="configuration.stft_codec:StftCodecConfig",
+        model="modeling.stft_codec:StftCodecModel",
+        processor=_FEATURES,
+        converter=None,
+        parity=(),
+        weights_license="Apache-2.0 (trained here)",
+        paper="not a published system: frequency-domain frames as in FunCodec and Vocos, small enough to train on a CPU",
+        summary="the bundled codec; not one of the survey's published checkpoints",
+    ),
+)
+
+
+def family(name: str) -> Family:
+    """The row of a family.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    for row in FAMILIES:
+        if row.name == name:
+            return row
+    raise ValueError(f"unknown family {name!r}; choose one of {', '.join(row.name for row in FAMILIES)}.")
+
+
+def family_of(model_type: str) -> Family | None:
+    """The row whose configuration has this `model_type`, if any."""
+    return next((row for row in FAMILIES if row.load("config").model_type == model_type), None)
