@@ -83,6 +83,19 @@ FAMILIES: tuple[Family, ...] = (
         paper="not a published system: frequency-domain frames as in FunCodec and Vocos, small enough to train on a CPU",
         summary="the bundled codec; not one of the survey's published checkpoints",
     ),
+    Family(
+        name="ms_stft_discriminator",
+        kind="discriminator",
+        title="MS-STFT discriminator",
+        config="configuration.discriminators:MultiScaleStftDiscriminatorConfig",
+        model="modeling.discriminators:MultiScaleStftDiscriminator",
+        processor=None,
+        converter="ms_stft_discriminator",
+        parity=("encodec",),
+        weights_license="none were published",
+        paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
+        summary="logits and feature maps equal runs of the original",
+    ),
 )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
+from .audio import to_format
+
 # Music mastered hot or float recordings may pass 1; nothing real comes near this, 16-bit integers do.
 _LARGEST_PEAK = 32.0
 
@@ -62,7 +64,7 @@ class CodecFeatureExtractor(SequenceFeatureExtractor):
             )
         recordings = [self._check(audio, place) for place, audio in enumerate(_as_list(raw_audio))]
         if rate != self.sampling_rate:
-            recordings = [_resample(audio, rate, self.sampling_rate) for audio in recordings]
+            recordings = [to_format(audio, rate, self.sampling_rate, None)[0] for audio in recordings]
         # `pad` works on (samples,) or (samples, channels).
         columns = [audio[0] if self.feature_size == 1 else audio.T for audio in recordings]
         batch = self.pad(
@@ -115,9 +117,3 @@ def _as_list(raw_audio) -> list:
     if isinstance(raw_audio, (list, tuple)) and not np.isscalar(raw_audio[0]):
         return list(raw_audio)
     return [np.asarray(raw_audio, dtype=None)]
-
-
-def _resample(audio: np.ndarray, rate: int, target: int) -> np.ndarray:
-    import soxr
-
-    return soxr.resample(audio.T, rate, target).T.astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.audio_utils import mel_filter_bank
 
 from .conv import OverlapAdd, SlidingWindow
 from .streaming import TimeContext
@@ -83,3 +84,17 @@ class InverseStft(OverlapAdd):
     def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
         signal, energy = y.split(1, dim=1)
         return signal / energy.clamp(min=1e-3)
+
+
+def mel_filters(sampling_rate: int, window_size: int, num_mels: int) -> Tensor:
+    """Triangular mel filters `(num_mels, window_size // 2 + 1)` over 0 Hz to the Nyquist rate, unit peak (HTK scale)."""
+    bank = mel_filter_bank(
+        num_frequency_bins=window_size // 2 + 1,
+        num_mel_filters=num_mels,
+        min_frequency=0.0,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        norm=None,
+        mel_scale="htk",
+    )
+    return torch.from_numpy(bank.T.copy()).float()

@@ -1,0 +1,80 @@
+"""Audio files in and out, by soundfile and soxr."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+EXTENSIONS = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
+
+
+class AudioFileError(ValueError):
+    """A file that should be audio is not, or holds no samples."""
+
+
+def load_audio(path: str | os.PathLike, sampling_rate: int | None = None, channels: int | None = None):
+    """Read an audio file.
+
+    Args:
+        path: anything libsndfile reads: wav, flac, ogg, opus, mp3, ...
+        sampling_rate: convert to this rate in Hz; the file's own if `None`.
+        channels: 1 averages the file's channels; 2 repeats a mono file's channel; the file's own if `None`.
+
+    Returns:
+        float32 array `(channels, samples)` and its rate in Hz.
+
+    Raises:
+        AudioFileError: no such file, not audio, empty, or more than two channels where two are wanted.
+    """
+    import soundfile
+
+    try:
+        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioFileError(f"{path} cannot be read as audio: {error}") from error
+    if not len(audio):
+        raise AudioFileError(f"{path} holds no samples.")
+    return to_format(audio.T, rate, sampling_rate, channels, str(path))
+
+
+def to_format(audio: np.ndarray, rate: int, sampling_rate: int | None, channels: int | None, name: str = "the audio"):
+    """Change channels and rate of `audio` `(channels, samples)`; see `load_audio`."""
+    import soxr
+
+    if channels == 1 and len(audio) > 1:
+        audio = audio.mean(0, keepdims=True)
+    elif channels == 2 and len(audio) == 1:
+        audio = np.repeat(audio, 2, axis=0)
+    elif channels is not None and len(audio) != channels:
+        raise AudioFileError(f"{name} has {len(audio)} channels; expected {channels}. Mix it down first.")
+    if sampling_rate is not None and rate != sampling_rate:
+        audio = soxr.resample(audio.T, rate, sampling_rate).T
+        rate = sampling_rate
+    return np.ascontiguousarray(audio, dtype=np.float32), rate
+
+
+def save_audio(path: str | os.PathLike, audio: np.ndarray, sampling_rate: int) -> None:
+    """Write `audio` `(channels, samples)`, clipped to [-1, 1], as 16-bit samples; the suffix chooses the format.
+
+    The file appears whole or not at all.
+    """
+    import soundfile
+
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        soundfile.write(partial, np.clip(audio, -1, 1).T, sampling_rate, subtype="VORBIS" if path.suffix == ".ogg" else "PCM_16")
+        partial.replace(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise AudioFileError(f"{path} cannot be written: {error}") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def audio_files(folder: str | os.PathLike) -> list[Path]:
+    """Audio files below `folder`, sorted."""
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS)

@@ -1,0 +1,146 @@
+"""A training recipe: one YAML file that says what is trained, on what, and how."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from ..modeling.auto import AutoCodecModel
+from ..modeling.codec_base import CodecPreTrainedModel
+from ..modeling.discriminators import DiscriminatorPreTrainedModel
+from ..processing.feature_extraction import CodecFeatureExtractor
+from ..registry import family
+from .data import Augmentation, ClipDataset, CropDataset, HubCropDataset, find_recordings
+from .trainer import CodecTrainer, CodecTrainingArguments
+
+_SECTIONS = ("model", "discriminator", "data", "training")
+_DATA = ("train", "hub", "eval", "crop_seconds", "eval_seconds", "eval_limit", "repeat", "loudness_db", "seed")
+
+
+class RecipeError(ValueError):
+    """The recipe asks for something that does not exist; the message names it."""
+
+
+def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
+    """Read and check a recipe.
+
+    Raises:
+        RecipeError: the file is no YAML mapping, or has a section or field that is unknown.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} cannot be read as a recipe: {error}") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path} must be a mapping with the sections {', '.join(_SECTIONS)}.")
+    _check_names("section", recipe, _SECTIONS)
+    for name in ("model", "data", "training"):
+        if name not in recipe:
+            raise RecipeError(f"{path} lacks the section {name!r}.")
+    _check_names("data field", recipe["data"], _DATA)
+    _check_names("training field", recipe["training"], [entry.name for entry in fields(CodecTrainingArguments)])
+    return recipe
+
+
+def _check_names(kind: str, given: dict, known) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}.")
+
+
+def build_model(section: dict[str, Any]) -> CodecPreTrainedModel:
+    """The codec of a recipe: `from` a checkpoint, or a fresh one of a `family`, optionally a `preset`, and fields."""
+    section = dict(section)
+    if "from" in section:
+        return AutoCodecModel.from_pretrained(section.pop("from"), **section)
+    row = family(section.pop("family"))
+    config_class = row.load("config")
+    preset = section.pop("preset", None)
+    _check_names("model field", section, [entry.name for entry in fields(config_class)])
+    config = config_class(**section) if preset is None else config_class.from_preset(preset, **section)
+    return row.load("model")(config)
+
+
+def build_discriminator(section: dict[str, Any] | None) -> DiscriminatorPreTrainedModel | None:
+    """The discriminator of a recipe, in the same manner; `None` where there is no such section."""
+    if section is None:
+        return None
+    section = dict(section)
+    row = family(section.pop("family"))
+    if "from" in section:
+        return row.load("model").from_pretrained(section["from"])
+    config_class = row.load("config")
+    preset = section.pop("preset", None)
+    _check_names("discriminator field", section, [entry.name for entry in fields(config_class)])
+    config = config_class(**section) if preset is None else config_class(**{**config_class.presets[preset], **section})
+    return row.load("model")(config)
+
+
+def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: Path):
+    """Training and evaluation sets of a recipe; relative folders are below `root`."""
+    config = model.config
+    rate, channels = config.sampling_rate, config.audio_channels
+    crop = round(section["crop_seconds"] * rate)
+    # A last incomplete frame would be coded from padding.
+    crop -= crop % config.hop_length
+    augmentation = Augmentation(tuple(section["loudness_db"]) if section.get("loudness_db") else None)
+    seed = section.get("seed", 0)
+    if "hub" in section:
+        import datasets
+
+        train = HubCropDataset(datasets.load_dataset(**section["hub"]), rate, channels, crop, augmentation, seed)
+    else:
+        paths = [path for folder in section["train"] for path in find_recordings(root / folder)]
+        train = CropDataset(paths, rate, channels, crop, augmentation, seed, section.get("repeat", 1))
+    clips = None
+    if section.get("eval"):
+        paths = [path for folder in section["eval"] for path in find_recordings(root / folder)]
+        longest = round(section.get("eval_seconds", 10.0) * rate)
+        clips = ClipDataset(paths, rate, channels, longest, section.get("eval_limit"))
+    return train, clips
+
+
+def run_recipe(
+    path: str | os.PathLike,
+    data_root: str | os.PathLike = ".",
+    start_from: str | os.PathLike | None = None,
+    resume: bool = False,
+    **overrides,
+) -> CodecTrainer:
+    """Train as a recipe says; the codec, its feature extractor and the discriminator end up in its `output_dir`.
+
+    Args:
+        path: the recipe.
+        data_root: folder that the recipe's data folders are relative to.
+        start_from: checkpoint to fine-tune, instead of the recipe's model section.
+        resume: go on from the newest checkpoint in `output_dir`.
+        **overrides: fields of the training section.
+
+    Returns:
+        The trainer, after training.
+
+    Raises:
+        RecipeError: see `read_recipe`.
+    """
+    recipe = read_recipe(path)
+    _check_names("training field", overrides, [entry.name for entry in fields(CodecTrainingArguments)])
+    arguments = CodecTrainingArguments(**{**recipe["training"], **overrides})
+    set_seed(arguments.seed)
+    model = build_model({"from": start_from} if start_from is not None else recipe["model"])
+    discriminator = build_discriminator(recipe.get("discriminator"))
+    train, clips = build_datasets(recipe["data"], model, Path(data_root))
+    extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
+    trainer = CodecTrainer(
+        model, arguments, discriminator, train_dataset=train, eval_dataset=clips, processing_class=extractor
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.save_model()
+    trainer.save_state()
+    return trainer

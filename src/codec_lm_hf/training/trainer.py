@@ -1,0 +1,352 @@
+"""Adversarial codec training on transformers.Trainer: everything that has a state is saved and restored."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
+from transformers.trainer_utils import speed_metrics
+
+from ..evaluation.metrics import evaluate_pair
+from ..modeling.codec_base import CodecPreTrainedModel
+from ..modeling.discriminators import DiscriminatorPreTrainedModel
+from ..processing.audio import save_audio
+from .balancer import Balancer
+from .data import collate
+from .losses import (
+    ADVERSARIAL,
+    MultiScaleMelLoss,
+    MultiScaleStftLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    time_l1,
+)
+
+_STATE_FILE = "codec_training.pt"
+
+
+@dataclass
+class CodecTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` and what codecs need beside them.
+
+    Args:
+        time_weight, mel_weight, stft_weight, commitment_weight: of the reconstruction losses and the quantizers' loss.
+        adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
+        balance_losses: use EnCodec's balancer: the weights (but for the commitment loss's) are then shares of the gradient.
+        adversarial_kind: `"hinge"` or `"least_squares"`.
+        discriminator_start_step: the discriminator begins to learn and to judge here.
+        discriminator_every: it learns at every n-th step.
+        discriminator_learning_rate: `learning_rate` if not given.
+        ema_decay: of an averaged copy of the weights, used for evaluation and as the final model; 0 for none.
+        max_train_minutes: stop (and save) after this wall-clock time.
+        sample_count: recordings whose decoded audio and spectrograms are written at each evaluation.
+    """
+
+    time_weight: float = field(default=1.0)
+    mel_weight: float = field(default=1.0)
+    stft_weight: float = field(default=0.0)
+    commitment_weight: float = field(default=0.25)
+    adversarial_weight: float = field(default=1.0)
+    feature_weight: float = field(default=2.0)
+    balance_losses: bool = field(default=False)
+    adversarial_kind: str = field(default="hinge")
+    discriminator_start_step: int = field(default=0)
+    discriminator_every: int = field(default=1)
+    discriminator_learning_rate: float | None = field(default=None)
+    ema_decay: float = field(default=0.0)
+    max_train_minutes: float | None = field(default=None)
+    sample_count: int = field(default=2)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.adversarial_kind not in ADVERSARIAL:
+            raise ValueError(f"adversarial_kind must be one of {ADVERSARIAL}, got {self.adversarial_kind!r}.")
+        # The trainer feeds the model itself; columns are not looked up by the model's signature.
+        self.remove_unused_columns = False
+
+
+class _StopAfter(TrainerCallback):
+    """Ends training after a wall-clock time."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.deadline = time.monotonic() + self.minutes * 60
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if time.monotonic() > self.deadline:
+            control.should_training_stop = control.should_save = control.should_evaluate = True
+
+
+class CodecTrainer(Trainer):
+    """Trains a codec, alone or against a discriminator.
+
+    The codec is `model`, the discriminator has its own optimizer and scheduler. A checkpoint holds both with their
+    optimizers and schedulers, the balancer, the averaged weights and the random state: a resumed run is the run that was
+    not interrupted.
+
+    Args:
+        model: the codec.
+        args: `CodecTrainingArguments`.
+        discriminator: if any; saved as `discriminator/` in every checkpoint.
+        train_dataset, eval_dataset: see `training.data`.
+        **kwargs: as for `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: CodecPreTrainedModel,
+        args: CodecTrainingArguments,
+        discriminator: DiscriminatorPreTrainedModel | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        **kwargs,
+    ) -> None:
+        kwargs.setdefault("data_collator", collate)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.discriminator = discriminator
+        if discriminator is not None:
+            discriminator.to(args.device)
+        self.mel_loss = MultiScaleMelLoss(model.config.sampling_rate).to(args.device)
+        self.stft_loss = MultiScaleStftLoss()
+        self.balancer = Balancer(self._weights(adversarial=True)) if args.balance_losses else None
+        self.averaged = None
+        if args.ema_decay:
+            self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
+        if args.max_train_minutes is not None:
+            self.add_callback(_StopAfter(args.max_train_minutes))
+        self._terms: dict[str, float] = defaultdict(float)
+        self._term_steps = 0
+
+    # --- optimizers ------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model=None):
+        optimizer = super().create_optimizer(model)
+        if self.discriminator is not None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.discriminator)
+            if self.args.discriminator_learning_rate is not None:
+                options["lr"] = self.args.discriminator_learning_rate
+            self.discriminator_optimizer = optimizer_class(self.discriminator.parameters(), **options)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.discriminator is not None:
+            self._prepared_discriminator, self.discriminator_optimizer = self.accelerator.prepare(
+                self.discriminator, self.discriminator_optimizer
+            )
+            steps = max(1, num_training_steps - self.args.discriminator_start_step)
+            self.discriminator_scheduler = get_scheduler(
+                self.args.lr_scheduler_type,
+                optimizer=self.discriminator_optimizer,
+                num_warmup_steps=min(self.args.get_warmup_steps(num_training_steps), steps // 10),
+                num_training_steps=steps,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )
+        return scheduler
+
+    # --- one step --------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The codec's loss on a batch; on the way, the discriminator learns from it."""
+        output = model(**inputs)
+        target = inputs["input_values"]
+        if "padding_mask" in inputs:
+            target = target * inputs["padding_mask"][:, None]
+        audio = output["audio_values"].float()
+        adversarial = self.discriminator is not None and self.state.global_step >= self.args.discriminator_start_step
+        if adversarial and model.training and self.state.global_step % self.args.discriminator_every == 0:
+            self._train_discriminator(audio.detach(), target)
+        with torch.autocast(audio.device.type, enabled=False):
+            losses = self._reconstruction(audio, target)
+        if adversarial:
+            losses |= self._judged(audio, target)
+        commitment = output["commitment_loss"].float()
+        loss = self._combine(losses, audio) + self.args.commitment_weight * commitment
+        self._record({**losses, "commitment": commitment})
+        return (loss, output) if return_outputs else loss
+
+    def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
+        parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss}
+        weights = self._weights(adversarial=False)
+        return {name: part(audio, target) for name, part in parts.items() if weights[name] > 0}
+
+    def _judged(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The discriminator's losses for the codec; the discriminator itself gets no gradient from them."""
+        self.discriminator.requires_grad_(False)
+        with self.accelerator.autocast():
+            fake = self.discriminator(audio)
+            with torch.no_grad():
+                real = self.discriminator(target)
+        self.discriminator.requires_grad_(True)
+        return {
+            "adversarial": adversarial_loss(self.args.adversarial_kind, fake.logits),
+            "feature": feature_matching_loss(real.feature_maps, fake.feature_maps),
+        }
+
+    def _train_discriminator(self, audio: Tensor, target: Tensor) -> None:
+        both = self._prepared_discriminator(torch.cat([target, audio]))
+        real, fake = zip(*[logits.chunk(2) for logits in both["logits"]], strict=True)
+        loss = discriminator_loss(self.args.adversarial_kind, real, fake)
+        self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
+        if self.args.max_grad_norm and self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.args.max_grad_norm)
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad()
+        if self.accelerator.sync_gradients:
+            self.discriminator_scheduler.step()
+        self._record({"discriminator": loss})
+
+    def _weights(self, adversarial: bool) -> dict[str, float]:
+        args = self.args
+        weights = {"time": args.time_weight, "mel": args.mel_weight, "stft": args.stft_weight}
+        if adversarial:
+            weights |= {"adversarial": args.adversarial_weight, "feature": args.feature_weight}
+        return weights
+
+    def _combine(self, losses: dict[str, Tensor], audio: Tensor) -> Tensor:
+        if self.balancer is not None and audio.requires_grad:
+            # A loss whose gradient with respect to the audio is the balanced one.
+            return (audio * self.balancer.gradient(losses, audio).detach()).sum()
+        weights = self._weights(adversarial=True)
+        return sum(weights[name] * loss for name, loss in losses.items())
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._term_steps += 1
+        return loss
+
+    def _record(self, losses: dict[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self._terms[name] += float(loss.detach())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._term_steps:
+            logs |= {f"{name}_loss": value / self._term_steps for name, value in self._terms.items()}
+            self._terms.clear()
+            self._term_steps = 0
+        super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        return super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    # --- evaluation ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def averaged_weights(self):
+        """Within this context the codec has its averaged weights, if there are any."""
+        if self.averaged is None:
+            yield
+            return
+        own = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(self.averaged.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Code and decode every recording of the evaluation set and average the metrics.
+
+        Recordings go one by one, so that the scores do not depend on a batch. Samples are written to
+        `output_dir/samples/step-N`.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("there is no evaluation set; give eval_dataset.")
+        started = time.time()
+        scores: dict[str, list[float]] = defaultdict(list)
+        model, rate = self.model, self.model.config.sampling_rate
+        was_training = model.training
+        model.eval()
+        with self.averaged_weights():
+            for place in range(self.args.process_index, len(dataset), self.args.world_size):
+                target = dataset[place]["input_values"][None].to(self.args.device)
+                audio = model(target).audio_values.float()
+                scores["mel_loss"].append(float(self.mel_loss(audio, target)))
+                ours, theirs = audio[0].cpu().numpy(), target[0].cpu().numpy()
+                for name, value in evaluate_pair(ours, theirs, rate).items():
+                    scores[name].append(value)
+                if place < self.args.sample_count and self.is_world_process_zero():
+                    self._write_sample(place, ours, theirs, rate)
+        model.train(was_training)
+        means = {name: float(np.nanmean(values)) for name, values in scores.items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._mean_over_processes(means).items()}
+        metrics |= speed_metrics(metric_key_prefix, started, num_samples=len(dataset))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _mean_over_processes(self, means: dict[str, float]) -> dict[str, float]:
+        if self.args.world_size == 1:
+            return means
+        values = torch.tensor(list(means.values()), dtype=torch.float64, device=self.args.device)
+        return dict(zip(means, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+
+    def _write_sample(self, place: int, audio: np.ndarray, target: np.ndarray, rate: int) -> None:
+        from ..evaluation.plots import spectrogram_pair
+
+        folder = Path(self.args.output_dir) / "samples" / f"step-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_audio(folder / f"{place}-original.wav", target, rate)
+        save_audio(folder / f"{place}-decoded.wav", audio, rate)
+        spectrogram_pair(target, audio, rate, folder / f"{place}.png")
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if not self.args.should_save:
+            return
+        state: dict = {"terms": dict(self._terms), "term_steps": self._term_steps}
+        if self.balancer is not None:
+            state["balancer"] = self.balancer.state_dict()
+        if self.averaged is not None:
+            state["averaged"] = self.averaged.state_dict()
+        if self.discriminator is not None:
+            self.discriminator.save_pretrained(Path(output_dir) / "discriminator", save_original_format=False)
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+            state["discriminator_scheduler"] = self.discriminator_scheduler.state_dict()
+        torch.save(state, Path(output_dir) / _STATE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        state = torch.load(Path(checkpoint) / _STATE_FILE, map_location="cpu", weights_only=True)
+        self._terms.update(state["terms"])
+        self._term_steps = state["term_steps"]
+        if self.balancer is not None:
+            self.balancer.load_state_dict(state["balancer"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        if self.discriminator is not None:
+            saved = type(self.discriminator).from_pretrained(Path(checkpoint) / "discriminator")
+            self.discriminator.load_state_dict(saved.state_dict())
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+            self.discriminator_scheduler.load_state_dict(state["discriminator_scheduler"])
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the codec; called by the user (not for a checkpoint), with its averaged weights if there are any."""
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+            return
+        with self.averaged_weights():
+            super().save_model(output_dir, _internal_call)
+        if self.discriminator is not None and self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir) / "discriminator"
+            self.discriminator.save_pretrained(folder, save_original_format=False)
