@@ -17,7 +17,8 @@ class Family:
         config, model: `module:Class` below this package.
         processor: `module:Class` of the feature extractor or processor, if there is one.
         converter: module below `conversion_scripts` that reads the original checkpoints, if any were published.
-        parity: the systems under `parity/` and `layouts/` whose cases this family must pass.
+        parity: the systems under `parity/` whose cases this family has a part in.
+        layouts: published checkpoints (`system/variant` under `layouts/`) that the converter reads.
         weights_license: licence of the published weights, as far as their publisher states one.
         paper: where it was published.
         summary: one line on what this port has been checked against.
@@ -31,6 +32,7 @@ class Family:
     processor: str | None
     converter: str | None
     parity: tuple[str, ...]
+    layouts: tuple[str, ...]
     weights_license: str
     paper: str
     summary: str
@@ -53,6 +55,7 @@ FAMILIES: tuple[Family, ...] = (
         processor=_FEATURES,
         converter="encodec",
         parity=("encodec",),
+        layouts=("encodec/encodec_24khz", "encodec/encodec_48khz"),
         weights_license="not stated by the publisher (the repository's MIT licence names its code)",
         paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
         summary="codes, audio, training step and .ecdc streams equal runs of the original; native checkpoints load",
@@ -66,6 +69,7 @@ FAMILIES: tuple[Family, ...] = (
         processor=_FEATURES,
         converter=None,
         parity=(),
+        layouts=(),
         weights_license="none were published",
         paper="Zeghidour et al., 2021, SoundStream: An End-to-End Neural Audio Codec",
         summary="built from the paper; there is no original implementation to compare with",
@@ -79,6 +83,7 @@ FAMILIES: tuple[Family, ...] = (
         processor=_FEATURES,
         converter=None,
         parity=(),
+        layouts=(),
         weights_license="Apache-2.0 (trained here)",
         paper="not a published system: frequency-domain frames as in FunCodec and Vocos, small enough to train on a CPU",
         summary="the bundled codec; not one of the survey's published checkpoints",
@@ -92,6 +97,7 @@ FAMILIES: tuple[Family, ...] = (
         processor=None,
         converter="ms_stft_discriminator",
         parity=("encodec",),
+        layouts=("encodec/msstft_discriminator_reference",),
         weights_license="none were published",
         paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
         summary="logits and feature maps equal runs of the original",

@@ -25,6 +25,26 @@ def _spectral_features(spectrum: Tensor) -> Tensor:
     return torch.cat([magnitude.log(), real / magnitude, imaginary / magnitude], dim=1)
 
 
+class StepUpsampler(nn.Module):
+    """Turns every step into `factor` steps by a linear layer; looks at no other step.
+
+    Args:
+        in_channels, out_channels: channels before and after.
+        factor: steps out per step in.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.linear = nn.Linear(in_channels, out_channels * factor)
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        """`(batch, in_channels, steps)` to `(batch, out_channels, steps * factor)`."""
+        if time is not None and time.lengths is not None:
+            time.lengths = time.lengths * self.factor
+        return self.linear(x.transpose(1, 2)).unflatten(-1, (self.factor, -1)).flatten(1, 2).transpose(1, 2)
+
+
 class SpectrumHead(nn.Module):
     """Latents to spectra: a log magnitude and a phase, the latter as the angle of a predicted complex number."""
 
@@ -73,8 +93,14 @@ class StftCodecModel(CodecPreTrainedModel):
         )
         self.decoder_in = Conv1d(config.latent_size, width, config.kernel_size)
         self.decoder = nn.ModuleList([ConvNeXtBlock(width, **block) for _ in range(config.decoder_layers)])
-        self.head = SpectrumHead(width, config.synthesis_window)
-        self.synthesis = InverseStft(config.synthesis_window, config.hop_length, config.synthesis_lookahead)
+        self.upsampler = StepUpsampler(width, config.synthesis_size, config.upsampling)
+        self.synthesizer = nn.ModuleList(
+            [ConvNeXtBlock(config.synthesis_size, **block) for _ in range(config.synthesis_layers)]
+        )
+        self.head = SpectrumHead(config.synthesis_size, config.synthesis_window)
+        self.synthesis = InverseStft(
+            config.synthesis_window, config.hop_length // config.upsampling, config.synthesis_lookahead
+        )
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
@@ -86,6 +112,9 @@ class StftCodecModel(CodecPreTrainedModel):
     def _decode_latents(self, latents: Tensor, time: TimeContext | None = None) -> Tensor:
         x = self.decoder_in(latents, time)
         for block in self.decoder:
+            x = block(x, time)
+        x = self.upsampler(x, time)
+        for block in self.synthesizer:
             x = block(x, time)
         return self.synthesis(self.head(x), time)
 

@@ -1,0 +1,384 @@
+"""The codec contract, for every family: one table of tiny models, one set of checks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, AutoProcessor
+
+import codec_lm_hf
+from tests.common.tiny import STREAMABLE, TINY
+
+ATOL = 2e-5
+every_codec = pytest.mark.parametrize("name", TINY)
+every_stream = pytest.mark.parametrize("name", STREAMABLE)
+examples = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+_models: dict = {}
+
+
+def model_of(name):
+    if name not in _models:
+        _models[name] = TINY[name].model()
+    return _models[name]
+
+
+def noise(model, samples, batch=1):
+    return torch.randn(batch, model.config.audio_channels, samples) * 0.1
+
+
+def mask_of(lengths):
+    return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+
+
+@every_codec
+def test_config_states_the_figures(name):
+    config = TINY[name].config()
+    assert config.frame_rate == pytest.approx(config.sampling_rate / config.hop_length, rel=0.02)
+    assert config.bandwidths == sorted(config.bandwidths)
+    for bandwidth in config.bandwidths:
+        assert config.bandwidth_of(config.num_quantizers_for(bandwidth)) <= bandwidth + 1e-6
+
+
+@every_codec
+def test_shapes(name):
+    model = model_of(name)
+    audio = noise(model, 3001, batch=2)
+    codes = model.encode(audio)
+    assert codes.audio_codes.shape == (2, model.config.num_codebooks, model._num_frames(3001))
+    assert codes.audio_codes.dtype == torch.long
+    assert model(audio).audio_values.shape == audio.shape
+
+
+@every_codec
+@examples
+@given(data=st.data())
+def test_padding_changes_nothing(name, data):
+    model = model_of(name)
+    lengths = data.draw(st.lists(st.integers(1, 9000), min_size=2, max_size=3))
+    audio, mask = noise(model, max(lengths), len(lengths)), mask_of(lengths)
+    with torch.no_grad():
+        codes = model.encode(audio, mask)
+        decoded = model.decode(**codes, padding_mask=mask).audio_values
+        for row, length in enumerate(lengths):
+            alone = model.encode(audio[row : row + 1, :, :length])
+            frames = alone.audio_codes.shape[-1]
+            assert torch.equal(codes.audio_codes[row, :, :frames], alone.audio_codes[0])
+            audio_alone = model.decode(**alone, padding_mask=mask[row : row + 1, :length]).audio_values
+            torch.testing.assert_close(decoded[row, :, :length], audio_alone[0], atol=ATOL, rtol=1e-4)
+            assert not decoded[row, :, length:].any()
+
+
+@every_stream
+@examples
+@given(data=st.data())
+def test_stream_equals_offline(name, data):
+    model = model_of(name)
+    samples = data.draw(st.integers(1, 6000))
+    audio = noise(model, samples, batch=2)
+    with torch.no_grad():
+        whole = model.encode(audio).audio_codes
+        whole_audio = model.decode(whole).audio_values
+    state, codes, pieces, position = model.init_stream(2), [], [], 0
+    while position < samples:
+        step = data.draw(st.sampled_from([7, 100, 320, 1000, 4000]))
+        final = position + step >= samples
+        new = model.encode_chunk(audio[..., position : position + step], state, final=final).audio_codes
+        codes.append(new)
+        pieces.append(model.decode_chunk(new, state, final=final).audio_values)
+        position += step
+    assert torch.equal(torch.cat(codes, -1), whole)
+    torch.testing.assert_close(torch.cat(pieces, -1), whole_audio, atol=ATOL, rtol=1e-4)
+
+
+@every_stream
+def test_stream_sample_by_sample(name):
+    model = model_of(name)
+    audio = noise(model, 700)
+    state = model.init_stream(1)
+    codes = [model.encode_chunk(audio[..., i : i + 1], state).audio_codes for i in range(700)]
+    codes.append(model.encode_chunk(audio[..., :0], state, final=True).audio_codes)
+    assert torch.equal(torch.cat(codes, -1), model.encode(audio).audio_codes)
+
+
+@every_stream
+def test_second_stream_equals_a_fresh_one(name):
+    model = model_of(name)
+    audio = noise(model, 3000)
+
+    def run(state):
+        return model.encode_chunk(audio, state, final=True).audio_codes
+
+    state = model.init_stream(1)
+    first = run(state)
+    state.reset()
+    assert torch.equal(run(state), first)
+    assert torch.equal(run(model.init_stream(1)), first)
+
+
+@every_stream
+def test_rows_of_a_stream_reset_alone(name):
+    model = model_of(name)
+    audio = noise(model, 8000, batch=2)
+    state = model.init_stream(2)
+    hop = model.config.hop_length
+    before = model.encode_chunk(audio[..., : 10 * hop], state).audio_codes
+    state.reset(rows=[1])
+    after = model.encode_chunk(audio[..., 10 * hop :], state, final=True)
+    mask = after.codes_mask if after.codes_mask is not None else torch.ones_like(after.audio_codes[:, 0], dtype=torch.bool)
+    went_on = torch.cat([before[0], after.audio_codes[0][:, mask[0]]], -1)
+    assert torch.equal(went_on, model.encode(audio[:1]).audio_codes[0])
+    assert torch.equal(after.audio_codes[1][:, mask[1]], model.encode(audio[1:, :, 10 * hop :]).audio_codes[0])
+
+
+@every_stream
+def test_latency_is_what_a_stream_shows(name):
+    model = model_of(name)
+    state = model.init_stream(1)
+    audio = noise(model, 40 * model.config.hop_length)
+    codes = model.encode_chunk(audio, state).audio_codes
+    decoded = model.decode_chunk(codes, state).audio_values
+    assert audio.shape[-1] - decoded.shape[-1] == model.stream_latency
+
+
+def test_segmented_codec_refuses_to_stream():
+    with pytest.raises(ValueError, match="cannot be streamed"):
+        model_of("encodec-segments").init_stream()
+
+
+@every_stream
+def test_long_audio_runs_in_tiles_with_the_same_result(name):
+    model = TINY[name].model()
+    audio, mask = noise(model, 20000, batch=2), mask_of([20000, 15001])
+    model.tile_seconds = 1e9
+    with torch.no_grad():
+        whole = model.encode(audio).audio_codes
+        whole_audio = model.decode(whole).audio_values
+        ragged = model.encode(audio, mask)
+        model.tile_seconds = 0.1
+        assert torch.equal(model.encode(audio).audio_codes, whole)
+        assert torch.equal(model.encode(audio, mask).audio_codes, ragged.audio_codes)
+        torch.testing.assert_close(model.decode(whole).audio_values, whole_audio, atol=ATOL, rtol=1e-4)
+
+
+@every_codec
+@pytest.mark.parametrize("training", [False, True])
+def test_number_of_quantizers_is_honoured(name, training):
+    model = TINY[name].model(quantizer_dropout=1.0).train(training)
+    audio = noise(model, 2000)
+    assert model.encode(audio, num_quantizers=2).audio_codes.shape[1] == 2
+    assert model(audio, num_quantizers=3).audio_codes.shape[1] == 3
+    codes = model.encode(audio).audio_codes
+    torch.testing.assert_close(model.encode(audio, num_quantizers=2).audio_codes, codes[:, :2])
+
+
+@every_codec
+def test_fuse_keeps_the_numbers_and_can_be_repeated(name, tmp_path):
+    model = TINY[name].model()
+    audio = noise(model, 4000)
+    codes, decoded = model.encode(audio).audio_codes, model(audio).audio_values
+    model.fuse().fuse()
+    assert torch.equal(model.encode(audio).audio_codes, codes)
+    torch.testing.assert_close(model(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)
+
+
+@every_codec
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_codebooks_in_float32(name, dtype, tmp_path):
+    model = TINY[name].model()
+    model.save_pretrained(tmp_path)
+    by_load = AutoModel.from_pretrained(tmp_path, dtype=dtype).eval()
+    by_cast = TINY[name].model().to(dtype)
+    for half in (by_load, by_cast):
+        layers = zip(half.quantizer.layers, model.quantizer.layers, strict=True)
+        assert all(torch.equal(ours.codebook.embed, theirs.codebook.embed) for ours, theirs in layers)
+        assert half.dtype == dtype
+        audio = noise(model, 4000)
+        assert half(audio.to(dtype)).audio_values.dtype in (dtype, torch.float32)
+
+
+@every_codec
+def test_save_and_load(name, tmp_path):
+    case = TINY[name]
+    model, extractor = case.model(), case.feature_extractor()
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    audio = noise(model, 3000)
+    codes = model.encode(audio).audio_codes
+    for auto in (AutoModel, AutoModelForAudioTokenization, codec_lm_hf.AutoCodecModel):
+        loaded = auto.from_pretrained(tmp_path)
+        assert type(loaded) is case.model_class
+        assert torch.equal(loaded.encode(audio).audio_codes, codes)
+    for auto in (AutoFeatureExtractor, AutoProcessor):
+        assert auto.from_pretrained(tmp_path).to_dict() == extractor.to_dict()
+
+
+@every_codec
+def test_loading_through_the_meta_device_leaves_no_garbage(name, tmp_path, monkeypatch):
+    """Every parameter and buffer of a loaded model is what was saved or what a fresh model has, never raw memory."""
+    model = TINY[name].model()
+    model.save_pretrained(tmp_path)
+    empty_like = torch.empty_like
+
+    def poisoned(*args, **kwargs):
+        out = empty_like(*args, **kwargs)
+        return out.fill_(1234.5) if out.is_floating_point() and out.device.type != "meta" else out
+
+    monkeypatch.setattr(torch, "empty_like", poisoned)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    ours, theirs = dict(loaded.named_buffers()), dict(model.named_buffers())
+    assert ours.keys() == theirs.keys()
+    for key, value in {**theirs, **dict(model.named_parameters())}.items():
+        found = loaded.get_parameter(key) if key not in ours else ours[key]
+        torch.testing.assert_close(found, value, msg=key)
+
+
+@every_codec
+def test_missing_weights_are_initialised_not_garbage(name, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = TINY[name].model()
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    dropped = [key for key in state if "quantizer" in key or ".bias" in key]
+    save_file({k: v for k, v in state.items() if k not in dropped}, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = AutoModel.from_pretrained(tmp_path)
+    for key, value in loaded.state_dict().items():
+        assert torch.isfinite(value).all() and value.abs().max() < 100, key
+
+
+@every_codec
+def test_training_step_reaches_every_weight(name):
+    model = TINY[name].model().train()
+    audio = noise(model, 4000, batch=2)
+    output = model(audio)
+    output.loss.backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+    assert any(parameter.grad.abs().sum() > 0 for key, parameter in model.named_parameters() if "encoder" in key)
+
+
+@every_codec
+def test_training_ignores_padding(name):
+    model, other = TINY[name].model().train(), TINY[name].model().train()
+    audio, mask = noise(model, 4000, batch=2), mask_of([4000, 2500])
+    changed = audio * mask[:, None] + 0.3 * (1 - mask[:, None])
+    torch.manual_seed(1)
+    ours = model(audio, mask)
+    torch.manual_seed(1)
+    theirs = other(changed, mask)
+    torch.testing.assert_close(ours.loss, theirs.loss)
+    torch.testing.assert_close(ours.audio_values, theirs.audio_values, atol=ATOL, rtol=1e-4)
+
+
+@every_codec
+def test_codebooks_learn_only_in_training_forward(name):
+    model = TINY[name].model()
+    before = model.quantizer.layers[0].codebook.embed.clone()
+    audio = noise(model, 3000)
+    model(audio)
+    model.train().encode(audio)
+    assert torch.equal(model.quantizer.layers[0].codebook.embed, before)
+    model(audio)
+    assert not torch.equal(model.quantizer.layers[0].codebook.embed, before)
+
+
+@every_codec
+def test_tuple_output(name):
+    model = model_of(name)
+    audio = noise(model, 2000)
+    as_tuple = model.encode(audio, return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], model.encode(audio).audio_codes)
+
+
+@pytest.mark.parametrize("name", STREAMABLE)
+def test_compiles_without_graph_break(name, monkeypatch):
+    # torch.compile leaves LSTMs out of its graphs unless told otherwise.
+    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
+    model = TINY[name].model().fuse()
+    audio = noise(model, 2000)
+    codes = model.encode(audio).audio_codes
+    encode = torch.compile(lambda x: model.encode(x).audio_codes, fullgraph=True, backend="eager")
+    decode = torch.compile(lambda x: model.decode(x).audio_values, fullgraph=True, backend="eager")
+    assert torch.equal(encode(audio), codes)
+    torch.testing.assert_close(decode(codes), model.decode(codes).audio_values)
+
+
+class TestBadInput:
+    """Every refusal names the value, the expectation and a way out."""
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda c: torch.zeros(1, c, 0), "is empty"),
+            (lambda c: torch.zeros(c, 100), r"must have shape \(batch"),
+            (lambda c: torch.zeros(1, 3, 100), "must have shape"),
+            (lambda c: torch.full((1, c, 100), float("nan")), "NaN or infinite"),
+            (lambda c: torch.full((1, c, 100), float("inf")), "NaN or infinite"),
+            (lambda c: torch.zeros(1, c, 100, dtype=torch.int16), "divide 16-bit samples by 32768"),
+        ],
+    )
+    @every_codec
+    def test_audio(self, name, make, message):
+        model = model_of(name)
+        with pytest.raises(ValueError, match=message):
+            model.encode(make(model.config.audio_channels))
+
+    @every_codec
+    def test_codes(self, name):
+        model = model_of(name)
+        size, books = model.config.codebook_size, model.config.num_codebooks
+        good = torch.zeros(1, books, 4, dtype=torch.long)
+        for codes, message in [
+            (good + size, f"must lie in 0..{size - 1}, found {size}"),
+            (good - 1, "found -1"),
+            (good.float(), "must be integers"),
+            (good[0], "must have shape"),
+            (torch.zeros(1, books + 1, 4, dtype=torch.long), f"has {books + 1} codebooks, but this model has {books}"),
+            (good[..., :0], "is empty"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                model.decode(codes)
+
+    @every_codec
+    def test_counts_and_rates(self, name):
+        model = model_of(name)
+        audio = noise(model, 1000)
+        with pytest.raises(ValueError, match="num_quantizers=9, but this model has 1 to 4"):
+            model.encode(audio, num_quantizers=9)
+        with pytest.raises(ValueError, match="is not offered by this model; choose one of"):
+            model.encode(audio, bandwidth=7.77)
+        with pytest.raises(ValueError, match="not both"):
+            model.encode(audio, num_quantizers=1, bandwidth=model.config.bandwidths[0])
+
+    @every_codec
+    def test_masks(self, name):
+        model = model_of(name)
+        audio = noise(model, 100)
+        with pytest.raises(ValueError, match="pad at the right"):
+            model.encode(audio, torch.tensor([[0] * 50 + [1] * 50]))
+        with pytest.raises(ValueError, match="hold no real sample"):
+            model.encode(audio, torch.zeros(1, 100))
+        with pytest.raises(ValueError, match="one entry per sample"):
+            model.encode(audio, torch.ones(1, 99))
+
+    def test_scales_are_needed_where_the_codec_normalises(self):
+        model = model_of("encodec-segments")
+        codes = model.encode(noise(model, 6000))
+        with pytest.raises(ValueError, match="needs audio_scales"):
+            model.decode(codes.audio_codes)
+
+    def test_unknown_preset(self):
+        with pytest.raises(ValueError, match="choose one of"):
+            codec_lm_hf.EncodecCodecConfig.from_preset("encodec_96khz")
+
+    def test_truncated_safetensors(self, tmp_path):
+        model_of("encodec").save_pretrained(tmp_path)
+        file = tmp_path / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:1000])
+        with pytest.raises(Exception, match="(?i)header|incomplete|safetensors"):
+            AutoModel.from_pretrained(tmp_path)

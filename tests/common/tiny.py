@@ -1,0 +1,108 @@
+"""One table of tiny config / model / feature-extractor triples; every common test runs over all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+import codec_lm_hf
+from codec_lm_hf.modeling.quantization import EuclideanCodebook
+from codec_lm_hf.registry import family
+
+
+@dataclass(frozen=True)
+class TinyCase:
+    """A configuration small enough to test everything with.
+
+    Attributes:
+        family: of the registry.
+        fields: of the configuration.
+    """
+
+    family: str
+    fields: dict = field(default_factory=dict)
+
+    def config(self, **overrides):
+        return family(self.family).load("config")(**{**self.fields, **overrides})
+
+    @property
+    def model_class(self):
+        return family(self.family).load("model")
+
+    def model(self, **overrides):
+        """A model in eval mode whose codebooks are spread out as if trained, so that codes vary."""
+        torch.manual_seed(0)
+        model = self.model_class(self.config(**overrides)).eval()
+        for module in model.modules():
+            if isinstance(module, EuclideanCodebook):
+                module.embed.normal_(0, 0.3)
+                module.embed_avg.copy_(module.embed)
+                module.cluster_size.fill_(1)
+                module.inited.fill_(1)
+        return model
+
+    def feature_extractor(self):
+        config = self.config()
+        return codec_lm_hf.CodecFeatureExtractor(config.audio_channels, config.sampling_rate)
+
+
+_ENCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "num_quantizers": 4}
+
+TINY: dict[str, TinyCase] = {
+    "encodec": TinyCase("encodec", {**_ENCODEC, "target_bandwidths": (0.45, 0.9, 1.8)}),
+    "encodec-noncausal": TinyCase(
+        "encodec",
+        {
+            **_ENCODEC,
+            "target_bandwidths": (0.45, 0.9, 1.8),
+            "use_causal_conv": False,
+            "use_conv_shortcut": False,
+        },
+    ),
+    "encodec-segments": TinyCase(
+        "encodec",
+        {
+            **_ENCODEC,
+            "target_bandwidths": (1.05, 2.1, 3.6),
+            "upsampling_ratios": (5, 4, 2, 2),
+            "sampling_rate": 12000,
+            "audio_channels": 2,
+            "normalize": True,
+            "chunk_length_s": 0.4,
+            "overlap": 0.01,
+            "norm_type": "time_group_norm",
+            "use_causal_conv": False,
+        },
+    ),
+    "soundstream": TinyCase(
+        "soundstream",
+        {
+            "num_filters": 4,
+            "hidden_size": 16,
+            "codebook_size": 64,
+            "num_quantizers": 4,
+            "kmeans_iterations": 2,
+            "denoising": "encoder",
+        },
+    ),
+    "stft_codec": TinyCase(
+        "stft_codec",
+        {
+            "hidden_size": 16,
+            "synthesis_size": 16,
+            "latent_size": 16,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "synthesis_layers": 1,
+            "upsampling": 2,
+            "synthesis_window": 640,
+            "synthesis_lookahead": 240,
+            "codebook_size": 64,
+            "num_quantizers": 4,
+            "kmeans_iterations": 2,
+        },
+    ),
+}
+
+STREAMABLE = [name for name in TINY if name != "encodec-segments"]

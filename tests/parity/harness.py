@@ -1,0 +1,83 @@
+"""Cases of runs of the original implementations: where they are, and how one is compared, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from codec_lm_hf.registry import FAMILIES
+
+PROJECT = Path(__file__).parents[2]
+REGISTERED = sorted({system for row in FAMILIES for system in row.parity})
+
+
+def roots() -> list[Path]:
+    """Folders of cases: `CODEC_LM_PARITY_ROOT` (several, separated by `:`), or those of this project and beside it."""
+    given = os.environ.get("CODEC_LM_PARITY_ROOT")
+    if given:
+        return [Path(part) for part in given.split(":") if part]
+    return [path for path in (PROJECT / "tests/parity/cases", PROJECT.parent / "shared/parity") if path.is_dir()]
+
+
+def layout_root() -> Path:
+    """Folder of the key and shape tables of published checkpoints: beside the project, or in it."""
+    beside = PROJECT.parent / "shared/layouts"
+    return beside if beside.is_dir() else PROJECT / "tests/parity/layouts"
+
+
+def find_cases() -> list[Path]:
+    return sorted(path.parent for root in roots() for path in root.glob("*/*/case.json"))
+
+
+class Case:
+    """One case: its tensors, and which of them have been compared."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.system = folder.parent.name
+        self.name = folder.name
+        self.tensors = load_file(folder / "io.safetensors")
+        self._compared: set[str] = set()
+
+    @cached_property
+    def meta(self) -> dict:
+        return json.loads((self.folder / "case.json").read_text())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def names(self, prefix: str) -> list[str]:
+        return [name for name in self.tensors if name.startswith(prefix)]
+
+    def input(self, name: str) -> Tensor:
+        """A tensor that the test feeds in, and therefore counts as compared."""
+        self._compared.add(name)
+        return self.tensors[name]
+
+    def same(self, name: str, value: Tensor, atol: float = 0.0, rtol: float = 0.0) -> None:
+        """`value` equals the tensor `name`: exactly for integers, within the tolerances for floats."""
+        self._compared.add(name)
+        expected = self.tensors[name]
+        value = torch.as_tensor(value)
+        assert tuple(value.shape) == tuple(expected.shape), f"{name}: shape {tuple(value.shape)}, not {tuple(expected.shape)}"
+        if expected.is_floating_point():
+            torch.testing.assert_close(
+                value.to(expected.dtype), expected, atol=atol, rtol=rtol, msg=lambda text: f"{name}: {text}"
+            )
+        else:
+            different = int((value.long() != expected.long()).sum())
+            assert not different, f"{name}: {different} of {expected.numel()} entries differ"
+
+    def finish(self) -> None:
+        """Every tensor of the case must have been compared."""
+        left = sorted(set(self.tensors) - self._compared)
+        assert not left, f"{self.system}/{self.name}: tensors that no check knows: {left}"

@@ -1,0 +1,49 @@
+"""Replays the original implementations: every case of a registered system, every tensor of a case."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from codec_lm_hf.conversion_scripts.engine import check_complete, rename
+from codec_lm_hf.registry import FAMILIES
+from tests.parity.harness import REGISTERED, Case, find_cases, layout_root
+
+CASES = find_cases()
+
+
+def test_there_are_cases():
+    assert {case.parent.name for case in CASES} & set(REGISTERED)
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_case(folder, tmp_path):
+    case = Case(folder) if folder.parent.name in REGISTERED else None
+    if case is None:
+        pytest.skip(f"pending: {folder.parent.name} is not in the registry yet")
+    importlib.import_module(f"tests.parity.{case.system}_checks").check(case, tmp_path)
+    case.finish()
+
+
+LAYOUTS = [(row, layout) for row in FAMILIES for layout in row.layouts]
+
+
+def test_every_layout_of_a_registered_system_has_a_converter():
+    found = {f"{system}/{path.stem}" for system in REGISTERED for path in (layout_root() / system).glob("*.json")}
+    assert found == {layout for _, layout in LAYOUTS}
+
+
+@pytest.mark.parametrize(("row", "layout"), LAYOUTS, ids=lambda value: value if isinstance(value, str) else value.name)
+def test_layout_converts_with_nothing_missing_or_left_over(row, layout):
+    """Each published checkpoint's keys and shapes, through the family's rules, are exactly our model's."""
+    table = json.loads((layout_root() / f"{layout}.json").read_text())
+    converter = importlib.import_module(f"codec_lm_hf.conversion_scripts.{row.converter}").CONVERTER
+    state = {key: torch.empty(entry[:-1], device="meta") for key, entry in table["tensors"].items()}
+    config = converter.config_from_original(table["config"])
+    with torch.device("meta"):
+        expected = converter.model_class(config).state_dict()
+    renamed = rename(state, converter.rules)
+    check_complete({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in renamed.items()})
