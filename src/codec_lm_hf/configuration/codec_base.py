@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from transformers import PreTrainedConfig
 
+from ..hub import RemoteStubMixin
 
-class CodecConfig(PreTrainedConfig):
+
+class CodecConfig(RemoteStubMixin, PreTrainedConfig):
     """Base of every codec's configuration.
 
     A family defines its own fields; whatever it calls them, these are readable on all of them:

@@ -7,9 +7,11 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..hub import RemoteStubMixin
+
 
 @strict
-class MultiScaleStftDiscriminatorConfig(PreTrainedConfig):
+class MultiScaleStftDiscriminatorConfig(RemoteStubMixin, PreTrainedConfig):
     """Configuration of `MultiScaleStftDiscriminator`. The defaults are those of EnCodec's code.
 
     Args:

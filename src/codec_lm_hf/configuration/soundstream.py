@@ -64,7 +64,7 @@ class SoundStreamConfig(CodecConfig):
     quantizer_dropout: float = 1.0
     codebook_decay: float = 0.99
     kmeans_iterations: int = 10
-    revive_below: float | None = 2.0
+    revive_below: float | None = 0.1
     residual_gradient: bool = True
     denoising: str = "none"
 

@@ -20,15 +20,12 @@ class StftCodecConfig(CodecConfig):
         sampling_rate: Hz.
         audio_channels: 1.
         hop_length: samples per frame.
-        analysis_window: samples of the analysis window and FFT, a multiple of nothing but at least `hop_length`.
-        synthesis_window: samples of the synthesis window and FFT, a multiple of `hop_length / upsampling`.
+        analysis_window: samples of the analysis window and FFT, at least `hop_length`.
+        synthesis_window: samples of the synthesis window and FFT, a multiple of `hop_length`.
         synthesis_lookahead: samples of a synthesis window after its own hop: the codec's latency.
-        upsampling: spectra per frame in synthesis.
         hidden_size: channels of the blocks.
         latent_size: channels of the latents and length of a codebook entry.
         encoder_layers, decoder_layers: ConvNeXt blocks.
-        synthesis_layers: ConvNeXt blocks after upsampling.
-        synthesis_size: their channels.
         kernel_size, expansion, layer_scale: see `modeling.layers.convnext`.
         num_quantizers: codebooks.
         codebook_size: entries per codebook.
@@ -46,27 +43,28 @@ class StftCodecConfig(CodecConfig):
     analysis_window: int = 640
     synthesis_window: int = 1280
     synthesis_lookahead: int = 480
-    upsampling: int = 1
     hidden_size: int = 192
-    latent_size: int = 64
-    encoder_layers: int = 5
-    decoder_layers: int = 7
-    synthesis_layers: int = 0
-    synthesis_size: int = 192
+    latent_size: int = 48
+    encoder_layers: int = 4
+    decoder_layers: int = 5
     kernel_size: int = 7
     expansion: int = 3
     layer_scale: float = 0.1
     num_quantizers: int = 8
     codebook_size: int = 1024
-    quantizer_dropout: float = 0.5
+    quantizer_dropout: float = 0.4
     codebook_decay: float = 0.99
     kmeans_iterations: int = 10
-    revive_below: float | None = 2.0
+    revive_below: float | None = 0.1
     residual_gradient: bool = True
 
     def validate_architecture(self):
-        if self.hop_length % self.upsampling:
-            raise ValueError(f"hop_length {self.hop_length} must be a multiple of upsampling {self.upsampling}.")
+        if self.analysis_window < self.hop_length:
+            raise ValueError(f"analysis_window {self.analysis_window} must not be less than hop_length {self.hop_length}.")
+        if self.synthesis_window % self.hop_length:
+            raise ValueError(
+                f"synthesis_window {self.synthesis_window} must be a multiple of hop_length {self.hop_length}."
+            )
 
     @property
     def num_codebooks(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def _need(name: str):
 
 
 def pesq_wb(audio: np.ndarray, target: np.ndarray, sampling_rate: int) -> float:
-    """Wide-band PESQ (ITU-T P.862.2), 1.0 to 4.6; computed at 16 kHz. NaN where it finds no speech.
+    """Wide-band PESQ (ITU-T P.862.2), 1.0 to 4.6; computed at 16 kHz. NaN for less than 0.25 s or without speech.
 
     Raises:
         ImportError: the `metrics` extra is not installed.
@@ -54,17 +55,25 @@ def pesq_wb(audio: np.ndarray, target: np.ndarray, sampling_rate: int) -> float:
     audio, target = (_at(signal, sampling_rate, 16000) for signal in (audio, target))
     try:
         return float(pesq.pesq(16000, target, audio, "wb"))
-    except pesq.NoUtterancesError:
+    # The last one is how the package fails on silence.
+    except (pesq.NoUtterancesError, pesq.BufferTooShortError, ValueError):
         return float("nan")
 
 
 def stoi(audio: np.ndarray, target: np.ndarray, sampling_rate: int) -> float:
-    """Short-time objective intelligibility (Taal et al., 2011), about 0 to 1.
+    """Short-time objective intelligibility (Taal et al., 2011), about 0 to 1. NaN for less than 0.4 s of speech.
 
     Raises:
         ImportError: the `metrics` extra is not installed.
     """
-    return float(_need("pystoi").stoi(target, audio, sampling_rate))
+    pystoi = _need("pystoi")
+    with warnings.catch_warnings():
+        # For what is too short to measure the package warns and returns a tiny number.
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return float(pystoi.stoi(target, audio, sampling_rate))
+        except RuntimeWarning:
+            return float("nan")
 
 
 def _at(signal: np.ndarray, rate: int, target: int) -> np.ndarray:

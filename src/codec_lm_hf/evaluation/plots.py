@@ -11,7 +11,9 @@ def _spectrogram(axis, audio: np.ndarray, sampling_rate: int, title: str) -> Non
     size = 2 ** round(np.log2(0.032 * sampling_rate))
     signal = np.asarray(audio).mean(0)
     # Silence has no logarithm.
-    axis.specgram(signal + 1e-7, NFFT=size, Fs=sampling_rate, noverlap=size * 3 // 4, cmap="magma", vmin=-130, vmax=-30)
+    axis.specgram(
+        signal + 1e-7, NFFT=size, Fs=sampling_rate, noverlap=size * 3 // 4, cmap="magma", vmin=-130, vmax=-30
+    )
     axis.set(title=title, ylabel="Hz")
 
 

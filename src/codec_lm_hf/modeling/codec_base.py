@@ -14,6 +14,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..configuration.codec_base import CodecConfig
+from ..hub import HubModelMixin
 from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext
@@ -126,7 +127,7 @@ def _join_rows(parts: list[tuple[list[int], Tensor]], batch_size: int) -> tuple[
     return joined, None if bool(mask.all()) else mask
 
 
-class CodecPreTrainedModel(PreTrainedAudioTokenizerBase):
+class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     """Base of every codec.
 
     A family builds `self.quantizer` and says how audio becomes latents and back: `_encode_latents(audio, time)` and
@@ -553,17 +554,12 @@ class CodecPreTrainedModel(PreTrainedAudioTokenizerBase):
             pair = module.parametrizations.weight
             init.kaiming_uniform_(pair.original1, a=5**0.5)
             init.copy_(pair.original0, torch.norm_except_dim(pair.original1, 2, 0))
+        if isinstance(module, nn.LayerNorm):
+            # transformers goes by the name of the class, and not every norm here is called LayerNorm.
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         if isinstance(module, EuclideanCodebook):
-            init.zeros_(module.inited)
-            init.zeros_(module.cluster_size)
-            init.uniform_(module.embed, -1 / module.size, 1 / module.size)
-            init.copy_(module.embed_avg, module.embed)
+            for buffer in (module.inited, module.cluster_size, module.embed, module.embed_avg):
+                init.zeros_(buffer)
         if isinstance(module, HannWindow):
             module.reset()
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
-        """Does nothing: transformers would try to copy this package's sources next to the weights and fail.
-
-        `save_pretrained` writes a stub that imports the installed package instead (`codec_lm_hf.hub`).
-        """

@@ -117,7 +117,8 @@ class EncodecCodecModel(CodecPreTrainedModel):
                 scale[rows] = segment.audio_scales
                 scales.append(scale)
         scales = torch.cat(scales, dim=1) if scales else None
-        return CodecEncoderOutput(audio_codes=codes, codes_mask=mask, audio_scales=scales)
+        full = not torch.compiler.is_compiling() and bool(mask.all())
+        return CodecEncoderOutput(audio_codes=codes, codes_mask=None if full else mask, audio_scales=scales)
 
     def _encode_segment(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
         if not self.config.normalize:

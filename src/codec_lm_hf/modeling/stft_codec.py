@@ -25,43 +25,31 @@ def _spectral_features(spectrum: Tensor) -> Tensor:
     return torch.cat([magnitude.log(), real / magnitude, imaginary / magnitude], dim=1)
 
 
-class StepUpsampler(nn.Module):
-    """Turns every step into `factor` steps by a linear layer; looks at no other step.
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of every step of `(batch, channels, steps)`."""
 
-    Args:
-        in_channels, out_channels: channels before and after.
-        factor: steps out per step in.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-        self.linear = nn.Linear(in_channels, out_channels * factor)
-
-    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        """`(batch, in_channels, steps)` to `(batch, out_channels, steps * factor)`."""
-        if time is not None and time.lengths is not None:
-            time.lengths = time.lengths * self.factor
-        return self.linear(x.transpose(1, 2)).unflatten(-1, (self.factor, -1)).flatten(1, 2).transpose(1, 2)
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class SpectrumHead(nn.Module):
-    """Latents to spectra: a log magnitude and a phase, the latter as the angle of a predicted complex number."""
+    """Latents to spectra: log magnitude and phase of every bin (Vocos, section 3.2).
+
+    Args:
+        channels: of the latents.
+        window_size: of the inverse FFT.
+    """
 
     def __init__(self, channels: int, window_size: int) -> None:
         super().__init__()
-        self.bins = window_size // 2 + 1
         self.norm = nn.LayerNorm(channels)
-        self.magnitude = nn.Linear(channels, self.bins)
-        self.phase = nn.Linear(channels, 2 * self.bins)
+        self.linear = nn.Linear(channels, window_size + 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(batch, channels, frames)` to `(batch, 2 * bins, frames)` float32, real parts first."""
-        x = self.norm(x.transpose(1, 2))
-        magnitude = self.magnitude(x).float().clamp(max=_LARGEST_LOG_MAGNITUDE).exp()
-        cosine, sine = self.phase(x).float().chunk(2, dim=-1)
-        gain = magnitude * torch.rsqrt(cosine.square() + sine.square() + 1e-8)
-        return torch.cat([cosine * gain, sine * gain], dim=-1).transpose(1, 2)
+        """`(batch, channels, frames)` to `(batch, window_size + 2, frames)` float32, real parts first."""
+        magnitude, phase = self.linear(self.norm(x.transpose(1, 2))).float().transpose(1, 2).chunk(2, dim=1)
+        magnitude = magnitude.clamp(max=_LARGEST_LOG_MAGNITUDE).exp()
+        return torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=1)
 
 
 class StftCodecModel(CodecPreTrainedModel):
@@ -80,7 +68,9 @@ class StftCodecModel(CodecPreTrainedModel):
         }
         self.analysis = Stft(config.analysis_window, config.hop_length)
         self.encoder_in = Conv1d(3 * (config.analysis_window // 2 + 1), width, 1)
+        self.encoder_in_norm = ChannelNorm(width)
         self.encoder = nn.ModuleList([ConvNeXtBlock(width, **block) for _ in range(config.encoder_layers)])
+        self.encoder_out_norm = ChannelNorm(width)
         self.encoder_out = Conv1d(width, config.latent_size, 1)
         self.quantizer = ResidualVectorQuantizer(
             config.num_quantizers,
@@ -92,29 +82,22 @@ class StftCodecModel(CodecPreTrainedModel):
             revive_below=config.revive_below,
         )
         self.decoder_in = Conv1d(config.latent_size, width, config.kernel_size)
+        self.decoder_in_norm = ChannelNorm(width)
         self.decoder = nn.ModuleList([ConvNeXtBlock(width, **block) for _ in range(config.decoder_layers)])
-        self.upsampler = StepUpsampler(width, config.synthesis_size, config.upsampling)
-        self.synthesizer = nn.ModuleList(
-            [ConvNeXtBlock(config.synthesis_size, **block) for _ in range(config.synthesis_layers)]
-        )
-        self.head = SpectrumHead(config.synthesis_size, config.synthesis_window)
-        self.synthesis = InverseStft(
-            config.synthesis_window, config.hop_length // config.upsampling, config.synthesis_lookahead
-        )
+        self.head = SpectrumHead(width, config.synthesis_window)
+        self.synthesis = InverseStft(config.synthesis_window, config.hop_length, config.synthesis_lookahead)
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
-        x = self.encoder_in(_spectral_features(self.analysis(audio, time)).to(self.dtype), time)
+        features = _spectral_features(self.analysis(audio, time)).to(self.dtype)
+        x = self.encoder_in_norm(self.encoder_in(features, time))
         for block in self.encoder:
             x = block(x, time)
-        return self.encoder_out(x, time)
+        return self.encoder_out(self.encoder_out_norm(x), time)
 
     def _decode_latents(self, latents: Tensor, time: TimeContext | None = None) -> Tensor:
-        x = self.decoder_in(latents, time)
+        x = self.decoder_in_norm(self.decoder_in(latents, time))
         for block in self.decoder:
-            x = block(x, time)
-        x = self.upsampler(x, time)
-        for block in self.synthesizer:
             x = block(x, time)
         return self.synthesis(self.head(x), time)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,13 +15,19 @@ class AudioFileError(ValueError):
     """A file that should be audio is not, or holds no samples."""
 
 
-def load_audio(path: str | os.PathLike, sampling_rate: int | None = None, channels: int | None = None):
+def load_audio(
+    path: str | os.PathLike | BinaryIO,
+    sampling_rate: int | None = None,
+    channels: int | None = None,
+    name: str | None = None,
+) -> tuple[np.ndarray, int]:
     """Read an audio file.
 
     Args:
-        path: anything libsndfile reads: wav, flac, ogg, opus, mp3, ...
+        path: file (name or open in binary mode) of any format that libsndfile reads: wav, flac, ogg, opus, mp3, ...
         sampling_rate: convert to this rate in Hz; the file's own if `None`.
         channels: 1 averages the file's channels; 2 repeats a mono file's channel; the file's own if `None`.
+        name: of the file in messages.
 
     Returns:
         float32 array `(channels, samples)` and its rate in Hz.
@@ -30,16 +37,19 @@ def load_audio(path: str | os.PathLike, sampling_rate: int | None = None, channe
     """
     import soundfile
 
+    name = name or str(path)
     try:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioFileError(f"{path} cannot be read as audio: {error}") from error
+        raise AudioFileError(f"{name} cannot be read as audio: {error}") from error
     if not len(audio):
-        raise AudioFileError(f"{path} holds no samples.")
-    return to_format(audio.T, rate, sampling_rate, channels, str(path))
+        raise AudioFileError(f"{name} holds no samples.")
+    return to_format(audio.T, rate, sampling_rate, channels, name)
 
 
-def to_format(audio: np.ndarray, rate: int, sampling_rate: int | None, channels: int | None, name: str = "the audio"):
+def to_format(
+    audio: np.ndarray, rate: int, sampling_rate: int | None, channels: int | None, name: str = "the audio"
+) -> tuple[np.ndarray, int]:
     """Change channels and rate of `audio` `(channels, samples)`; see `load_audio`."""
     import soxr
 

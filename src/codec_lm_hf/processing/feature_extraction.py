@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
+from ..hub import RemoteStubMixin
 from .audio import to_format
 
 # Music mastered hot or float recordings may pass 1; nothing real comes near this, 16-bit integers do.
 _LARGEST_PEAK = 32.0
 
 
-class CodecFeatureExtractor(SequenceFeatureExtractor):
+class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
     """Pads recordings into a batch and checks them. Serves every codec of this package.
 
     Args:
@@ -81,6 +82,10 @@ class CodecFeatureExtractor(SequenceFeatureExtractor):
         if "attention_mask" in batch:
             batch["padding_mask"] = batch.pop("attention_mask")
         return batch.convert_to_tensors(return_tensors) if return_tensors is not None else batch
+
+    def _auto_classes(self) -> dict[str, str]:
+        ours = type(self) is CodecFeatureExtractor
+        return dict.fromkeys(("AutoFeatureExtractor", "AutoProcessor"), "CodecFeatureExtractor") if ours else {}
 
     def _check(self, audio, place: int) -> np.ndarray:
         """One recording as float32 `(channels, samples)`."""

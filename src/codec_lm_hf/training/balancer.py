@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..modeling.quantization.kmeans import all_reduce, world_size
+
 
 class Balancer:
     """Combines the gradients of several losses with respect to one tensor.
@@ -56,11 +58,11 @@ class Balancer:
         unknown = sorted(set(losses) - set(self.weights))
         if unknown:
             raise ValueError(f"losses {unknown} have no weight; weights are given for {sorted(self.weights)}.")
-        gradients, norms = {}, {}
-        for name, loss in losses.items():
-            (gradient,) = torch.autograd.grad(loss, [audio], retain_graph=True)
-            size = gradient.flatten(1).norm(dim=1).mean() if self.per_batch_item else gradient.norm()
-            gradients[name], norms[name] = gradient, self._average(name, float(size))
+        gradients = {name: torch.autograd.grad(loss, [audio], retain_graph=True)[0] for name, loss in losses.items()}
+        sizes = torch.stack([self._size(gradient) for gradient in gradients.values()])
+        # The same norms, and so the same state, in every process of a distributed run.
+        sizes = all_reduce(sizes) / world_size()
+        norms = {name: self._average(name, size) for name, size in zip(gradients, sizes.tolist(), strict=True)}
         total = sum(norms.values())
         self.ratios = {name: norm / total if total else 0.0 for name, norm in norms.items()}
         share = sum(self.weights[name] for name in losses)
@@ -72,6 +74,9 @@ class Balancer:
                 scale = self.weights[name]
             combined += gradient * scale
         return combined
+
+    def _size(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).norm(dim=1).mean() if self.per_batch_item else gradient.norm()
 
     def _average(self, name: str, value: float) -> float:
         self._sums[name] = self._sums.get(name, 0.0) * self.ema_decay + value

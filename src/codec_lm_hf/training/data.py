@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from ..processing.audio import AudioFileError, audio_files, load_audio
 
 logger = logging.getLogger(__name__)
+
+# A file, or a name and an open file.
+Recording = str | Path | tuple[str, str | io.BytesIO]
 
 
 def find_recordings(source: str | Path) -> list[Path]:
@@ -25,12 +29,13 @@ def find_recordings(source: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no audio.
+        ValueError: a line of the metadata names no file.
     """
     folder = Path(source)
     metadata = folder / "metadata.jsonl"
     if metadata.is_file():
-        lines = metadata.read_text(encoding="utf-8").splitlines()
-        paths = [folder / json.loads(line)["file_name"] for line in lines if line.strip()]
+        lines = enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1)
+        paths = [folder / _file_name(line, f"{metadata}, line {number}") for number, line in lines if line.strip()]
     else:
         paths = audio_files(folder)
     if not paths:
@@ -38,13 +43,20 @@ def find_recordings(source: str | Path) -> list[Path]:
     return paths
 
 
+def _file_name(line: str, place: str) -> str:
+    try:
+        return json.loads(line)["file_name"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{place} must be a JSON object with a file_name, got {line[:80]!r}.") from error
+
+
 @dataclass
 class Augmentation:
     """Changes made to a crop before training.
 
     Attributes:
-        loudness_db: lowest and highest RMS level in dB full scale; a crop is scaled to a level drawn between them, as far
-            as its peak stays below 0.95. `None`: no change.
+        loudness_db: lowest and highest RMS level in dB full scale; a crop is scaled to a level drawn between them, as
+            far as its peak stays below 0.95. `None`: no change.
     """
 
     loudness_db: tuple[float, float] | None = None
@@ -60,6 +72,31 @@ class Augmentation:
         return audio * min(gain, 0.95 / peak)
 
 
+def undecoded(dataset, column: str = "audio"):
+    """A `datasets` data set whose audio `column` gives files or bytes: soundfile decodes them, not torchcodec.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    import datasets
+
+    if dataset.column_names is not None and column not in dataset.column_names:
+        raise ValueError(f"the data set has no column {column!r}; it has {dataset.column_names}.")
+    return dataset.cast_column(column, datasets.Audio(decode=False))
+
+
+def audio_of(row: dict, column: str, index: int) -> tuple[str, str | io.BytesIO]:
+    """Name, and file name or open file, of a row's audio."""
+    entry = row[column] or {}
+    name = str(entry.get("path") or f"row {index}")
+    return name, io.BytesIO(entry["bytes"]) if entry.get("bytes") else name
+
+
+def recordings_of(dataset, column: str = "audio") -> list[tuple[str, str | io.BytesIO]]:
+    """Recordings of a `datasets` data set that is not streamed, for `CropDataset`."""
+    return [audio_of(row, column, index) for index, row in enumerate(undecoded(dataset, column))]
+
+
 class CropDataset(Dataset):
     """Random crops of recordings that are kept decoded in memory as 16-bit samples.
 
@@ -67,7 +104,8 @@ class CropDataset(Dataset):
     (seed, epoch, index) alone, so an interrupted run goes on with what it would have seen.
 
     Args:
-        paths: audio files. Those that cannot be read are counted and named in a warning.
+        recordings: audio files, or pairs of a name and an open file. Those that cannot be read are counted and named
+            in a warning, and in `bad`.
         sampling_rate, channels: of the codec.
         crop_length: samples of a crop; shorter recordings are padded with zeros.
         augmentation: applied to each crop.
@@ -77,7 +115,7 @@ class CropDataset(Dataset):
 
     def __init__(
         self,
-        paths: Sequence[str | Path],
+        recordings: Sequence[Recording],
         sampling_rate: int,
         channels: int,
         crop_length: int,
@@ -89,7 +127,7 @@ class CropDataset(Dataset):
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
         self.epoch = 0
-        self.recordings, self.bad = decode_all(paths, sampling_rate, channels)
+        self.recordings, self.bad = decode_all(recordings, sampling_rate, channels)
         counts = [max(1, round(audio.shape[-1] / crop_length)) * repeat for audio in self.recordings]
         self.owner = np.repeat(np.arange(len(counts)), counts)
 
@@ -106,13 +144,18 @@ class CropDataset(Dataset):
         return {"input_values": torch.from_numpy(self.augmentation(crop, rng).astype(np.float32))}
 
 
-class HubCropDataset(IterableDataset):
-    """Random crops of a `datasets` data set with an `audio` column, streamed or not, decoded by soundfile.
+class StreamCropDataset(IterableDataset):
+    """Random crops of a streamed `datasets` data set, decoded as they come; for what does not fit in memory.
+
+    The stream never ends: after the last row the next epoch begins, in another order. What its n-th crop is follows
+    from the seed (and, with several loading processes, from their number), so an interrupted run goes on with what it
+    would have seen.
 
     Args:
-        dataset: as `datasets.load_dataset(...)` returned it.
+        dataset: as `datasets.load_dataset(..., streaming=True)` returned it.
         sampling_rate, channels, crop_length, augmentation, seed: as in `CropDataset`.
         column: the audio column.
+        shuffle_buffer: rows among which the next one is drawn.
     """
 
     def __init__(
@@ -124,43 +167,52 @@ class HubCropDataset(IterableDataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         column: str = "audio",
+        shuffle_buffer: int = 1000,
     ) -> None:
-        import datasets
-
-        self.dataset = dataset.cast_column(column, datasets.Audio(decode=False))
+        self.dataset = undecoded(dataset, column).shuffle(seed=seed, buffer_size=shuffle_buffer)
         self.sampling_rate, self.channels = sampling_rate, channels
         self.crop_length, self.column = crop_length, column
         self.augmentation = augmentation or Augmentation()
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
         self.bad: list[str] = []
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for index, row in enumerate(self.dataset):
-            entry = row[self.column]
-            rng = np.random.default_rng((self.seed, self.epoch, index))
-            name = str(entry.get("path") or f"row {index}")
-            try:
-                source = io.BytesIO(entry["bytes"]) if entry.get("bytes") else entry["path"]
-                audio, _ = load_audio(source, self.sampling_rate, self.channels)
-            except AudioFileError as error:
-                self.bad.append(name)
-                logger.warning("skipped %s: %s", name, error)
-                continue
-            crop = self.augmentation(random_crop(audio, self.crop_length, rng), rng)
-            yield {"input_values": torch.from_numpy(crop.astype(np.float32))}
+        self.bad.clear()
+        worker = get_worker_info()
+        part = 0 if worker is None else worker.id
+        for epoch in itertools.count():
+            self.dataset.set_epoch(epoch)
+            empty = True
+            for index, row in enumerate(self.dataset):
+                name, source = audio_of(row, self.column, index)
+                try:
+                    audio = decode(source, self.sampling_rate, self.channels, name)
+                except AudioFileError as error:
+                    if epoch == 0:
+                        self.bad.append(name)
+                        logger.warning("skipped a file (%d so far): %s", len(self.bad), error)
+                    continue
+                empty = False
+                rng = np.random.default_rng((self.seed, part, epoch, index))
+                crop = self.augmentation(random_crop(audio, self.crop_length, rng), rng)
+                yield {"input_values": torch.from_numpy(crop.astype(np.float32))}
+            if empty:
+                raise AudioFileError(f"the stream has no readable recording in its column {self.column!r}.")
 
 
 class ClipDataset(Dataset):
     """Whole recordings for evaluation, from the start, at most `max_length` samples of each."""
 
     def __init__(
-        self, paths: Sequence[str | Path], sampling_rate: int, channels: int, max_length: int, limit: int | None = None
+        self,
+        recordings: Sequence[Recording],
+        sampling_rate: int,
+        channels: int,
+        max_length: int,
+        limit: int | None = None,
     ) -> None:
-        recordings, self.bad = decode_all(list(paths)[:limit], sampling_rate, channels)
-        self.clips = [torch.from_numpy(audio[:, :max_length].astype(np.float32) / 32768) for audio in recordings]
+        decoded, self.bad = decode_all(recordings[:limit], sampling_rate, channels)
+        self.clips = [torch.from_numpy(audio[:, :max_length].astype(np.float32) / 32768) for audio in decoded]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -169,26 +221,41 @@ class ClipDataset(Dataset):
         return {"input_values": self.clips[index]}
 
 
-def decode_all(paths: Sequence[str | Path], sampling_rate: int, channels: int) -> tuple[list[np.ndarray], list[str]]:
+def decode(source: str | Path | io.BytesIO, sampling_rate: int, channels: int, name: str) -> np.ndarray:
+    """Float32 `(channels, samples)` of a file.
+
+    Raises:
+        AudioFileError: not audio, empty, too many channels, or with NaN or infinite samples.
+    """
+    audio, _ = load_audio(source, sampling_rate, channels, name)
+    if not np.isfinite(audio).all():
+        raise AudioFileError(f"{name} holds NaN or infinite samples.")
+    return audio
+
+
+def decode_all(
+    recordings: Sequence[Recording], sampling_rate: int, channels: int
+) -> tuple[list[np.ndarray], list[str]]:
     """Decode files to int16 `(channels, samples)`; also the names of those that could not be read.
 
     Raises:
         AudioFileError: none could be read.
     """
-    recordings, bad = [], []
-    for path in tqdm(paths, desc="decoding", unit="file", disable=len(paths) < 200):
+    decoded, bad = [], []
+    for recording in tqdm(recordings, desc="decoding", unit="file", disable=len(recordings) < 200):
+        name, source = recording if isinstance(recording, tuple) else (str(recording), recording)
         try:
-            audio, _ = load_audio(path, sampling_rate, channels)
+            audio = decode(source, sampling_rate, channels, name)
         except AudioFileError as error:
-            bad.append(str(path))
+            bad.append(name)
             logger.warning("skipped a file: %s", error)
             continue
-        recordings.append(np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16))
+        decoded.append(np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16))
     if bad:
-        logger.warning("%d of %d files could not be read: %s", len(bad), len(paths), ", ".join(bad[:5]))
-    if not recordings:
-        raise AudioFileError(f"none of the {len(paths)} files could be read.")
-    return recordings, bad
+        logger.warning("%d of %d files could not be read: %s", len(bad), len(recordings), ", ".join(bad[:5]))
+    if not decoded:
+        raise AudioFileError(f"none of the {len(recordings)} files could be read.")
+    return decoded, bad
 
 
 def random_crop(audio: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
@@ -204,10 +271,10 @@ def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Crops or clips to `input_values (batch, channels, samples)`, with a `padding_mask` where lengths differ."""
     audio = [item["input_values"] for item in items]
     longest = max(clip.shape[-1] for clip in audio)
-    batch = {"input_values": torch.stack([torch.nn.functional.pad(clip, (0, longest - clip.shape[-1])) for clip in audio])}
+    batch = {
+        "input_values": torch.stack([torch.nn.functional.pad(clip, (0, longest - clip.shape[-1])) for clip in audio])
+    }
     if any(clip.shape[-1] < longest for clip in audio):
         lengths = torch.tensor([clip.shape[-1] for clip in audio])
         batch["padding_mask"] = (torch.arange(longest) < lengths[:, None]).long()
     return batch
-
-

@@ -7,18 +7,29 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from transformers import PreTrainedConfig, set_seed
 
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import DiscriminatorPreTrainedModel
 from ..processing.feature_extraction import CodecFeatureExtractor
-from ..registry import family
-from .data import Augmentation, ClipDataset, CropDataset, HubCropDataset, find_recordings
+from ..registry import FAMILIES, Family, family
+from .data import Augmentation, ClipDataset, CropDataset, StreamCropDataset, find_recordings, recordings_of
 from .trainer import CodecTrainer, CodecTrainingArguments
 
 _SECTIONS = ("model", "discriminator", "data", "training")
-_DATA = ("train", "hub", "eval", "crop_seconds", "eval_seconds", "eval_limit", "repeat", "loudness_db", "seed")
+_DATA = (
+    "train",
+    "hub",
+    "eval",
+    "column",
+    "crop_seconds",
+    "eval_seconds",
+    "eval_limit",
+    "repeat",
+    "loudness_db",
+    "seed",
+)
 
 
 class RecipeError(ValueError):
@@ -44,7 +55,12 @@ def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
     for name in ("model", "data", "training"):
         if name not in recipe:
             raise RecipeError(f"{path} lacks the section {name!r}.")
+    for name, section in recipe.items():
+        if not isinstance(section, dict):
+            raise RecipeError(f"the section {name!r} must be a mapping of fields, got {section!r}.")
     _check_names("data field", recipe["data"], _DATA)
+    if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
+        raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
     _check_names("training field", recipe["training"], [entry.name for entry in fields(CodecTrainingArguments)])
     return recipe
 
@@ -60,12 +76,8 @@ def build_model(section: dict[str, Any]) -> CodecPreTrainedModel:
     section = dict(section)
     if "from" in section:
         return AutoCodecModel.from_pretrained(section.pop("from"), **section)
-    row = family(section.pop("family"))
-    config_class = row.load("config")
-    preset = section.pop("preset", None)
-    _check_names("model field", section, [entry.name for entry in fields(config_class)])
-    config = config_class(**section) if preset is None else config_class.from_preset(preset, **section)
-    return row.load("model")(config)
+    row = _family(section, "codec")
+    return row.load("model")(_config(row, section))
 
 
 def build_discriminator(section: dict[str, Any] | None) -> DiscriminatorPreTrainedModel | None:
@@ -73,14 +85,30 @@ def build_discriminator(section: dict[str, Any] | None) -> DiscriminatorPreTrain
     if section is None:
         return None
     section = dict(section)
-    row = family(section.pop("family"))
+    row = _family(section, "discriminator")
     if "from" in section:
-        return row.load("model").from_pretrained(section["from"])
+        return row.load("model").from_pretrained(section.pop("from"), **section)
+    return row.load("model")(_config(row, section))
+
+
+def _family(section: dict[str, Any], kind: str) -> Family:
+    """Take the family out of a section."""
+    names = [row.name for row in FAMILIES if row.kind == kind]
+    name = section.pop("family", None)
+    if name not in names:
+        raise RecipeError(f"family {name!r} is no {kind} of this package; choose one of {', '.join(names)}.")
+    return family(name)
+
+
+def _config(row: Family, section: dict[str, Any]) -> PreTrainedConfig:
+    """The configuration that the rest of a section asks for: fields, over a preset if it names one."""
     config_class = row.load("config")
     preset = section.pop("preset", None)
-    _check_names("discriminator field", section, [entry.name for entry in fields(config_class)])
-    config = config_class(**section) if preset is None else config_class(**{**config_class.presets[preset], **section})
-    return row.load("model")(config)
+    if preset is not None and preset not in config_class.presets:
+        known = ", ".join(config_class.presets)
+        raise RecipeError(f"{row.name} has no preset {preset!r}; choose one of {known}.")
+    _check_names(f"{row.kind} field", section, [entry.name for entry in fields(config_class)])
+    return config_class(**{**config_class.presets.get(preset, {}), **section})
 
 
 def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: Path):
@@ -92,19 +120,31 @@ def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: P
     crop -= crop % config.hop_length
     augmentation = Augmentation(tuple(section["loudness_db"]) if section.get("loudness_db") else None)
     seed = section.get("seed", 0)
-    if "hub" in section:
-        import datasets
-
-        train = HubCropDataset(datasets.load_dataset(**section["hub"]), rate, channels, crop, augmentation, seed)
+    if "hub" in section and section["hub"].get("streaming"):
+        train = StreamCropDataset(
+            _hub(section), rate, channels, crop, augmentation, seed, section.get("column", "audio")
+        )
     else:
-        paths = [path for folder in section["train"] for path in find_recordings(root / folder)]
-        train = CropDataset(paths, rate, channels, crop, augmentation, seed, section.get("repeat", 1))
+        if "hub" in section:
+            recordings = recordings_of(_hub(section), section.get("column", "audio"))
+        else:
+            recordings = [path for folder in section["train"] for path in find_recordings(root / folder)]
+        train = CropDataset(recordings, rate, channels, crop, augmentation, seed, section.get("repeat", 1))
     clips = None
     if section.get("eval"):
         paths = [path for folder in section["eval"] for path in find_recordings(root / folder)]
         longest = round(section.get("eval_seconds", 10.0) * rate)
         clips = ClipDataset(paths, rate, channels, longest, section.get("eval_limit"))
     return train, clips
+
+
+def _hub(section: dict[str, Any]):
+    import datasets
+
+    dataset = datasets.load_dataset(**section["hub"])
+    if isinstance(dataset, dict):
+        raise RecipeError(f"data.hub needs a split; this data set has {', '.join(dataset)}.")
+    return dataset
 
 
 def run_recipe(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
@@ -19,6 +21,7 @@ from transformers.trainer_utils import speed_metrics
 from ..evaluation.metrics import evaluate_pair
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import DiscriminatorPreTrainedModel
+from ..modeling.quantization.kmeans import broadcast
 from ..processing.audio import save_audio
 from .balancer import Balancer
 from .data import collate
@@ -41,11 +44,17 @@ class CodecTrainingArguments(TrainingArguments):
 
     Args:
         time_weight, mel_weight, stft_weight, commitment_weight: of the reconstruction losses and the quantizers' loss.
+        mel_scales_per_step: see `MultiScaleMelLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
-        balance_losses: use EnCodec's balancer: the weights (but for the commitment loss's) are then shares of the gradient.
+        balance_losses: use EnCodec's balancer: the weights (but for the commitment loss's) are then shares of the
+            gradient.
         adversarial_kind: `"hinge"` or `"least_squares"`.
-        discriminator_start_step: the discriminator begins to learn and to judge here.
-        discriminator_every: it learns at every n-th step.
+        discriminator_start_step: the discriminator begins to learn here, and to judge after its head start.
+        discriminator_head_start: steps that it learns before it judges. A codec that is already good outruns a fresh
+            discriminator, which then learns nothing (its hinge loss stays at 2).
+        discriminator_every: from there on it learns at every n-th step; it judges at every step.
+        discriminator_seconds: it sees a part this long of each crop, at a place drawn at every step; all of it by
+            default. Its cost is proportional.
         discriminator_learning_rate: `learning_rate` if not given.
         ema_decay: of an averaged copy of the weights, used for evaluation and as the final model; 0 for none.
         max_train_minutes: stop (and save) after this wall-clock time.
@@ -55,13 +64,16 @@ class CodecTrainingArguments(TrainingArguments):
     time_weight: float = field(default=1.0)
     mel_weight: float = field(default=1.0)
     stft_weight: float = field(default=0.0)
+    mel_scales_per_step: int | None = field(default=None)
     commitment_weight: float = field(default=0.25)
     adversarial_weight: float = field(default=1.0)
     feature_weight: float = field(default=2.0)
     balance_losses: bool = field(default=False)
     adversarial_kind: str = field(default="hinge")
     discriminator_start_step: int = field(default=0)
+    discriminator_head_start: int = field(default=0)
     discriminator_every: int = field(default=1)
+    discriminator_seconds: float | None = field(default=None)
     discriminator_learning_rate: float | None = field(default=None)
     ema_decay: float = field(default=0.0)
     max_train_minutes: float | None = field(default=None)
@@ -71,8 +83,18 @@ class CodecTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.adversarial_kind not in ADVERSARIAL:
             raise ValueError(f"adversarial_kind must be one of {ADVERSARIAL}, got {self.adversarial_kind!r}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be at least 0 (no average) and less than 1, got {self.ema_decay}.")
+        if self.discriminator_every < 1:
+            raise ValueError(f"discriminator_every must be at least 1, got {self.discriminator_every}.")
+        for entry in fields(CodecTrainingArguments):
+            if entry.name.endswith("_weight") and getattr(self, entry.name) < 0:
+                raise ValueError(f"{entry.name} must not be negative, got {getattr(self, entry.name)}.")
         # The trainer feeds the model itself; columns are not looked up by the model's signature.
         self.remove_unused_columns = False
+        # The order of the data follows from this number and the epoch alone, not from random numbers drawn before.
+        if self.data_seed is None:
+            self.data_seed = self.seed
 
 
 class _StopAfter(TrainerCallback):
@@ -85,16 +107,39 @@ class _StopAfter(TrainerCallback):
         self.deadline = time.monotonic() + self.minutes * 60
 
     def on_step_end(self, args, state, control, **kwargs):
-        if time.monotonic() > self.deadline:
-            control.should_training_stop = control.should_save = control.should_evaluate = True
+        # The first process decides: clocks differ, and a process that goes on alone would wait for the others forever.
+        late = torch.tensor(float(time.monotonic() > self.deadline), device=args.device)
+        if bool(broadcast(late)):
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the data its epoch; accelerate does so in a single process only, not after a resume within an epoch."""
+
+    def __init__(self, dataset) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+class _Average(TrainerCallback):
+    """Updates the averaged weights after every step."""
+
+    def __init__(self, averaged: AveragedModel) -> None:
+        self.averaged = averaged
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.averaged.update_parameters(model)
 
 
 class CodecTrainer(Trainer):
     """Trains a codec, alone or against a discriminator.
 
     The codec is `model`, the discriminator has its own optimizer and scheduler. A checkpoint holds both with their
-    optimizers and schedulers, the balancer, the averaged weights and the random state: a resumed run is the run that was
-    not interrupted.
+    optimizers and schedulers, the balancer, the averaged weights and the random state: a resumed run is the run that
+    was not interrupted.
 
     Args:
         model: the codec.
@@ -118,16 +163,20 @@ class CodecTrainer(Trainer):
         self.discriminator = discriminator
         if discriminator is not None:
             discriminator.to(args.device)
-        self.mel_loss = MultiScaleMelLoss(model.config.sampling_rate).to(args.device)
+        self.mel_loss = MultiScaleMelLoss(model.config.sampling_rate, scales_per_step=args.mel_scales_per_step).to(
+            args.device
+        )
         self.stft_loss = MultiScaleStftLoss()
         self.balancer = Balancer(self._weights(adversarial=True)) if args.balance_losses else None
         self.averaged = None
         if args.ema_decay:
             self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
+            self.add_callback(_Average(self.averaged))
+        if hasattr(train_dataset, "set_epoch"):
+            self.add_callback(_TellEpoch(train_dataset))
         if args.max_train_minutes is not None:
             self.add_callback(_StopAfter(args.max_train_minutes))
-        self._terms: dict[str, float] = defaultdict(float)
-        self._term_steps = 0
+        self._terms: dict[str, list[float]] = defaultdict(list)
 
     # --- optimizers ------------------------------------------------------------------------------------------------
 
@@ -137,6 +186,7 @@ class CodecTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.discriminator)
             if self.args.discriminator_learning_rate is not None:
                 options["lr"] = self.args.discriminator_learning_rate
+            options["weight_decay"] = self.args.weight_decay
             self.discriminator_optimizer = optimizer_class(self.discriminator.parameters(), **options)
         return optimizer
 
@@ -165,13 +215,18 @@ class CodecTrainer(Trainer):
         if "padding_mask" in inputs:
             target = target * inputs["padding_mask"][:, None]
         audio = output["audio_values"].float()
-        adversarial = self.discriminator is not None and self.state.global_step >= self.args.discriminator_start_step
-        if adversarial and model.training and self.state.global_step % self.args.discriminator_every == 0:
-            self._train_discriminator(audio.detach(), target)
+        # Steps since the discriminator began; negative before.
+        age = self.state.global_step - self.args.discriminator_start_step
+        part = self._judged_part(audio.shape[-1])
+        if self.discriminator is not None and age >= 0 and model.training:
+            if age % self.args.discriminator_every == 0:
+                self._train_discriminator(audio[..., part].detach(), target[..., part])
+            if self.accelerator.sync_gradients:
+                self.discriminator_scheduler.step()
         with torch.autocast(audio.device.type, enabled=False):
             losses = self._reconstruction(audio, target)
-        if adversarial:
-            losses |= self._judged(audio, target)
+        if self.discriminator is not None and age >= self.args.discriminator_head_start:
+            losses |= self._judged(audio[..., part], target[..., part])
         commitment = output["commitment_loss"].float()
         loss = self._combine(losses, audio) + self.args.commitment_weight * commitment
         self._record({**losses, "commitment": commitment})
@@ -181,6 +236,14 @@ class CodecTrainer(Trainer):
         parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss}
         weights = self._weights(adversarial=False)
         return {name: part(audio, target) for name, part in parts.items() if weights[name] > 0}
+
+    def _judged_part(self, samples: int) -> slice:
+        """The samples that the discriminator sees in this step."""
+        if self.args.discriminator_seconds is None:
+            return slice(None)
+        length = round(self.args.discriminator_seconds * self.model.config.sampling_rate)
+        start = int(torch.randint(0, max(0, samples - length) + 1, ()))
+        return slice(start, start + length)
 
     def _judged(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The discriminator's losses for the codec; the discriminator itself gets no gradient from them."""
@@ -199,14 +262,12 @@ class CodecTrainer(Trainer):
         both = self._prepared_discriminator(torch.cat([target, audio]))
         real, fake = zip(*[logits.chunk(2) for logits in both["logits"]], strict=True)
         loss = discriminator_loss(self.args.adversarial_kind, real, fake)
+        self._record({"discriminator": loss})
         self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
         if self.args.max_grad_norm and self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.args.max_grad_norm)
         self.discriminator_optimizer.step()
         self.discriminator_optimizer.zero_grad()
-        if self.accelerator.sync_gradients:
-            self.discriminator_scheduler.step()
-        self._record({"discriminator": loss})
 
     def _weights(self, adversarial: bool) -> dict[str, float]:
         args = self.args
@@ -222,26 +283,21 @@ class CodecTrainer(Trainer):
         weights = self._weights(adversarial=True)
         return sum(weights[name] * loss for name, loss in losses.items())
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._term_steps += 1
-        return loss
-
     def _record(self, losses: dict[str, Tensor]) -> None:
         for name, loss in losses.items():
-            self._terms[name] += float(loss.detach())
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} loss is {value} at step {self.state.global_step}; training stops before it is spoilt "
+                    "further. Go on from the last checkpoint with a lower learning_rate or max_grad_norm."
+                )
+            self._terms[name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._term_steps:
-            logs |= {f"{name}_loss": value / self._term_steps for name, value in self._terms.items()}
+        if "loss" in logs:
+            logs |= {f"{name}_loss": float(np.mean(values)) for name, values in self._terms.items()}
             self._terms.clear()
-            self._term_steps = 0
         super().log(logs, start_time)
-
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
-        return super()._maybe_log_save_evaluate(*args, **kwargs)
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
@@ -262,8 +318,8 @@ class CodecTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Code and decode every recording of the evaluation set and average the metrics.
 
-        Recordings go one by one, so that the scores do not depend on a batch. Samples are written to
-        `output_dir/samples/step-N`.
+        Recordings go one by one and in the codec's own precision, so that the scores depend neither on a batch nor on
+        how it is trained. Samples are written to `output_dir/samples/step-N`.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
@@ -276,26 +332,24 @@ class CodecTrainer(Trainer):
         with self.averaged_weights():
             for place in range(self.args.process_index, len(dataset), self.args.world_size):
                 target = dataset[place]["input_values"][None].to(self.args.device)
-                audio = model(target).audio_values.float()
-                scores["mel_loss"].append(float(self.mel_loss(audio, target)))
-                ours, theirs = audio[0].cpu().numpy(), target[0].cpu().numpy()
+                # Not `model(...)`, which accelerate has wrapped in autocast.
+                audio = model.decode(**model.encode(target), padding_mask=torch.ones_like(target[:, 0])).audio_values
+                scores["mel_loss"].append(float(self.mel_loss(audio.float(), target)))
+                ours, theirs = audio[0].float().cpu().numpy(), target[0].cpu().numpy()
                 for name, value in evaluate_pair(ours, theirs, rate).items():
                     scores[name].append(value)
-                if place < self.args.sample_count and self.is_world_process_zero():
+                if place < self.args.sample_count:
                     self._write_sample(place, ours, theirs, rate)
         model.train(was_training)
-        means = {name: float(np.nanmean(values)) for name, values in scores.items()}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._mean_over_processes(means).items()}
+        everywhere: dict[str, list[float]] = defaultdict(list)
+        for part in gather_object([dict(scores)]):
+            for name, values in part.items():
+                everywhere[name] += values
+        metrics = {f"{metric_key_prefix}_{name}": _mean_of_known(values) for name, values in everywhere.items()}
         metrics |= speed_metrics(metric_key_prefix, started, num_samples=len(dataset))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _mean_over_processes(self, means: dict[str, float]) -> dict[str, float]:
-        if self.args.world_size == 1:
-            return means
-        values = torch.tensor(list(means.values()), dtype=torch.float64, device=self.args.device)
-        return dict(zip(means, self.accelerator.reduce(values, "mean").tolist(), strict=True))
 
     def _write_sample(self, place: int, audio: np.ndarray, target: np.ndarray, rate: int) -> None:
         from ..evaluation.plots import spectrogram_pair
@@ -312,7 +366,7 @@ class CodecTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if not self.args.should_save:
             return
-        state: dict = {"terms": dict(self._terms), "term_steps": self._term_steps}
+        state: dict = {}
         if self.balancer is not None:
             state["balancer"] = self.balancer.state_dict()
         if self.averaged is not None:
@@ -328,8 +382,6 @@ class CodecTrainer(Trainer):
         if checkpoint is None:
             return
         state = torch.load(Path(checkpoint) / _STATE_FILE, map_location="cpu", weights_only=True)
-        self._terms.update(state["terms"])
-        self._term_steps = state["term_steps"]
         if self.balancer is not None:
             self.balancer.load_state_dict(state["balancer"])
         if self.averaged is not None:
@@ -339,6 +391,12 @@ class CodecTrainer(Trainer):
             self.discriminator.load_state_dict(saved.state_dict())
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
             self.discriminator_scheduler.load_state_dict(state["discriminator_scheduler"])
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.averaged is not None:
+            path = Path(self.state.best_model_checkpoint) / _STATE_FILE
+            self.averaged.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["averaged"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the codec; called by the user (not for a checkpoint), with its averaged weights if there are any."""
@@ -350,3 +408,9 @@ class CodecTrainer(Trainer):
         if self.discriminator is not None and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir) / "discriminator"
             self.discriminator.save_pretrained(folder, save_original_format=False)
+
+
+def _mean_of_known(values: list[float]) -> float:
+    """Mean without NaN, which stands for "cannot be measured"; NaN if nothing could."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ...hub import HubModelMixin
 from ..layers.conv import has_weight_norm
 from ..layers.stft import HannWindow
 
@@ -27,7 +28,7 @@ class DiscriminatorOutput(ModelOutput):
     feature_maps: tuple[tuple[Tensor, ...], ...] | None = None
 
 
-class DiscriminatorPreTrainedModel(PreTrainedModel):
+class DiscriminatorPreTrainedModel(HubModelMixin, PreTrainedModel):
     """Base of every discriminator: `forward(audio_values (batch, channels, samples)) -> DiscriminatorOutput`."""
 
     base_model_prefix = "discriminator"

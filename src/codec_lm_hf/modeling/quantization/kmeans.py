@@ -9,16 +9,21 @@ from torch import Tensor
 _CHUNK = 16384
 
 
+def world_size() -> int:
+    """Processes of a distributed run; 1 outside of one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def all_reduce(tensor: Tensor) -> Tensor:
     """Sum `tensor` over the processes of a distributed run, in place; nothing to do in a single process."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def broadcast(tensor: Tensor) -> Tensor:
     """Give every process the tensor of the first one, in place."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         dist.broadcast(tensor, 0)
     return tensor
 

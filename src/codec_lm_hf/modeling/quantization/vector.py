@@ -36,8 +36,9 @@ class EuclideanCodebook(nn.Module):
         dim: length of an entry.
         decay: of the moving averages.
         kmeans_iterations: on the first training batch of a fresh codebook.
-        revive_below: entries whose averaged use falls below this are replaced by vectors of the batch; `None` keeps them.
-            EnCodec has this too, but overwrites the replacement in the same step, so `None` is what it does.
+        revive_below: entries used less than this share of the average use are replaced by vectors of the batch; `None`
+            keeps them. EnCodec has code for this too, but overwrites the replacement in the same step, so `None` is what
+            it does.
 
     Source: `EuclideanCodebook` in `encodec/quantization/core_vq.py`.
     """
@@ -52,8 +53,9 @@ class EuclideanCodebook(nn.Module):
         self.revive_below = revive_below
         self.register_buffer("inited", torch.zeros(1))
         self.register_buffer("cluster_size", torch.zeros(size))
-        self.register_buffer("embed", torch.empty(size, dim).uniform_(-1, 1) / size)
-        self.register_buffer("embed_avg", self.embed.clone())
+        # Zeros, not noise: k-means fills them, and transformers wants buffers that need no random numbers.
+        self.register_buffer("embed", torch.zeros(size, dim))
+        self.register_buffer("embed_avg", torch.zeros(size, dim))
         self._half_squared_norms: Tensor | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -102,11 +104,13 @@ class EuclideanCodebook(nn.Module):
             self._revive(vectors)
 
     def _revive(self, vectors: Tensor) -> None:
-        dead = self.cluster_size < self.revive_below
+        mean = self.cluster_size.mean()
+        dead = self.cluster_size < self.revive_below * mean
         fresh = broadcast(sample_vectors(vectors, self.size))
+        # Half the average use: enough to survive until the entry has found its place.
         self.embed.copy_(torch.where(dead[:, None], fresh, self.embed))
-        self.embed_avg.copy_(torch.where(dead[:, None], fresh * self.revive_below, self.embed_avg))
-        self.cluster_size.clamp_(min=self.revive_below)
+        self.embed_avg.copy_(torch.where(dead[:, None], fresh * mean / 2, self.embed_avg))
+        self.cluster_size.copy_(torch.where(dead, mean / 2, self.cluster_size))
 
 
 class VectorQuantizer(nn.Module):

@@ -1,0 +1,79 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+STDIO = Path("-")
+
+
+def load_codec(name: str | None):
+    """The codec of `--codec` in eval mode, fused; the bundled one if none is named. Quietly."""
+    import transformers
+
+    import codec_lm_hf
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return codec_lm_hf.AutoCodecModel.from_pretrained(name or codec_lm_hf.bundled("codec")).eval().fuse()
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` only once it is complete; `-` is standard output.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written to.
+    """
+    if path == STDIO:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist.")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder.")
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+@contextmanager
+def input_file(path: Path) -> Iterator[BinaryIO]:
+    """A seekable binary file; `-` is standard input, spooled to disk."""
+    if path != STDIO:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file.")
+        with path.open("rb") as file:
+            yield file
+        return
+    import shutil
+
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.seek(0)
+        yield spool
+
+
+def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> list[tuple[Path, Path]]:
+    """What to read and where to write: one file, or every file found in a folder, keeping its layout."""
+    if source.is_dir():
+        if not found:
+            raise FileNotFoundError(f"{source} holds no file to work on.")
+        target = output or source
+        return [(path, target / path.relative_to(source).with_suffix(suffix)) for path in found]
+    if source == STDIO:
+        return [(source, output or STDIO)]
+    return [(source, output or source.with_suffix(suffix))]

@@ -1,0 +1,122 @@
+"""`codec-lm encode`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+
+def encode(
+    source: Annotated[Path, typer.Argument(help="Audio file, folder of audio files, or - for standard input.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File, folder, or - for standard output.")] = None,
+    codec: Annotated[str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="Rate in kbps; the codec's highest by default.")] = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="codes, ecdc or lyra; by the output's suffix.")] = None,
+) -> None:
+    """Turn audio into codes. Audio of another rate or number of channels is converted.
+
+    Example: codec-lm encode speech.wav -o speech.codes
+    """
+    from tqdm.auto import tqdm
+
+    from ..processing.audio import audio_files
+    from .common import load_codec, output_file, pairs
+
+    suffix = f".{file_format}" if file_format else (output.suffix if output and output.suffix else ".codes")
+    found = audio_files(source) if source.is_dir() else []
+    model = load_codec(codec)
+    count = model.config.num_quantizers_for(bandwidth) if bandwidth is not None else model.config.num_codebooks
+    todo = pairs(source, output, found, suffix)
+    for path, target in tqdm(todo, unit="file", disable=len(todo) < 2):
+        if source.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with output_file(target) as file:
+            write_encoded(path, file, model, count, suffix)
+
+
+def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str) -> None:
+    """Encode one audio file into an open file, in the format that `suffix` names."""
+    from .common import input_file
+
+    if suffix == ".codes":
+        with input_file(path) as source:
+            write_codes(source, path, file, model, count)
+    elif suffix in (".ecdc", ".lyra"):
+        with input_file(path) as source:
+            write_foreign(source, path, file, model, count, suffix)
+    else:
+        raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc or .lyra (--format codes).")
+
+
+def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int) -> None:
+    from ..bitstream.codes import CodesHeader, CodesWriter
+    from ..bitstream.stream import encode_blocks
+
+    writer = CodesWriter(file, CodesHeader.of(model, count))
+    samples = 0
+
+    def counted() -> Iterator:
+        nonlocal samples
+        for block in audio_blocks(source, path, model.config):
+            samples += block.shape[1]
+            yield block
+
+    for codes, scales in encode_blocks(model, counted(), count):
+        writer.write(codes, scales)
+    if samples == 0:
+        raise ValueError(f"{path} holds no samples.")
+    writer.close(samples)
+
+
+def write_foreign(source: BinaryIO, path: Path, file: BinaryIO, model, count: int, suffix: str) -> None:
+    from ..processing.audio import load_audio
+
+    audio, _ = load_audio(source, model.config.sampling_rate, model.config.audio_channels, str(path))
+    if suffix == ".ecdc":
+        from ..bitstream.ecdc import compress
+
+        file.write(compress(model, audio, model.config.bandwidth_of(count)))
+    else:
+        from ..bitstream.lyra import compress
+
+        file.write(compress(model, audio, count))
+
+
+def audio_blocks(source: BinaryIO, path: Path, config) -> Iterator:
+    """An audio file in blocks of ten seconds at the codec's rate and channels, with a progress bar where it is long.
+
+    Raises:
+        AudioFileError: not audio, or damaged.
+    """
+    import soundfile
+    import soxr
+    from tqdm.auto import tqdm
+
+    from ..processing.audio import AudioFileError, to_format
+
+    try:
+        with soundfile.SoundFile(source) as file:
+            resampler = None
+            if file.samplerate != config.sampling_rate:
+                resampler = soxr.ResampleStream(file.samplerate, config.sampling_rate, config.audio_channels, "float32")
+            bar = tqdm(total=file.frames, unit="sample", unit_scale=True, disable=file.frames < 60 * file.samplerate)
+            with bar:
+                for block in file.blocks(10 * file.samplerate, dtype="float32", always_2d=True):
+                    bar.update(len(block))
+                    audio, _ = to_format(block.T, file.samplerate, None, config.audio_channels, str(path))
+                    if resampler is not None:
+                        audio = resampler.resample_chunk(audio.T).T
+                    if audio.shape[1]:
+                        yield audio
+            if resampler is not None:
+                import numpy as np
+
+                rest = np.zeros((0, config.audio_channels), np.float32)
+                rest = resampler.resample_chunk(rest, last=True).T
+                if rest.shape[1]:
+                    yield rest
+    except soundfile.LibsndfileError as error:
+        raise AudioFileError(f"{path} cannot be read as audio: {error}") from error

@@ -1,0 +1,208 @@
+"""What goes to the Hub beside the weights: a stub that finds this package, and a model card."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError
+
+from .registry import Family, family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+STUB = "codec_lm_hf_stub.py"
+_STUB_TEXT = '''"""Gives `trust_remote_code=True` the classes of the installed package: pip install codec-lm-hf."""
+
+from codec_lm_hf import __getattr__  # noqa: F401  (every public class, by its name)
+'''
+
+_CODEC_EXAMPLE = """from transformers import AutoFeatureExtractor, AutoModel
+
+model = AutoModel.from_pretrained("{repo_id}")
+features = AutoFeatureExtractor.from_pretrained("{repo_id}")
+
+inputs = features(audio, sampling_rate={sampling_rate}, return_tensors="pt")
+codes = model.encode(**inputs)  # codes.audio_codes: (batch, codebooks, frames)
+decoded = model.decode(**codes, padding_mask=inputs["padding_mask"]).audio_values"""
+
+_MODEL_EXAMPLE = """from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{repo_id}")"""
+
+_USAGE = """## Usage
+
+    pip install codec-lm-hf
+
+```python
+import codec_lm_hf
+{example}
+```
+
+With `trust_remote_code=True` the first line is not needed; the package must be installed all the same."""
+
+# Cards that transformers writes where it finds none say so; ours takes their place.
+_PLACEHOLDER = "This model card has been automatically generated"
+
+
+class _InstalledCode:
+    """Keeps transformers from copying this package's sources next to what is saved."""
+
+    @classmethod
+    def register_for_auto_class(cls, *auto_class: str) -> None:
+        """Does nothing for classes of this package; for a class of yours, what it does in transformers.
+
+        transformers calls it on what it loads by `trust_remote_code=True`, and would then, on saving, copy the sources
+        of the class, which it can for flat modules only.
+        """
+        if not cls.__module__.startswith(f"{__package__}."):
+            super().register_for_auto_class(*auto_class)
+
+
+class RemoteStubMixin(_InstalledCode):
+    """For configs and processors: what `save_pretrained` writes loads also where this package was not imported.
+
+    That takes `trust_remote_code=True` and the installed package, which a stub beside the files imports; where it is
+    missing, transformers says so in an `ImportError`.
+    """
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        classes = self._auto_classes()
+        if classes:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            Path(save_directory, STUB).write_text(_STUB_TEXT, encoding="utf-8")
+            self.auto_map = {auto: f"{STUB.removesuffix('.py')}.{name}" for auto, name in classes.items()}
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _auto_classes(self) -> dict[str, str]:
+        """Name of an Auto class -> name of the class of ours that it gives."""
+        row = _row(self)
+        if row is None:
+            return {}
+        config_name, model_name = (dotted.split(":")[1] for dotted in (row.config, row.model))
+        classes = {"AutoConfig": config_name, "AutoModel": model_name}
+        return classes | {"AutoModelForAudioTokenization": model_name} if row.kind == "codec" else classes
+
+
+class HubModelMixin(_InstalledCode):
+    """For models: `push_to_hub` adds our model card."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        commit_message: str = "Upload model",
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ) -> CommitInfo:
+        """Upload configuration, weights, and our model card if nobody has written one for the repository yet.
+
+        Args:
+            repo_id: where to; made if it does not exist.
+            license: of these weights, for the card: see `build_model_card`.
+            commit_message, commit_description, private, token, revision, create_pr, max_shard_size: as in
+                `PreTrainedModel.push_to_hub`.
+            tags: for the card, if it is ours.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        card = _own_card(repo_id, token)
+        if card is None and _row(self.config) is not None:
+            card = build_model_card(self.config, repo_id, license, tags=tags)
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory, max_shard_size=max_shard_size)
+            if card is not None:
+                card.save(Path(directory, "README.md"))
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=directory,
+                commit_message=commit_message,
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+
+def build_model_card(
+    config: PreTrainedConfig,
+    repo_id: str = "path/to/this/directory",
+    license: str | None = None,
+    source: str | None = None,
+    tags: list[str] | None = None,
+) -> ModelCard:
+    """A card that says what the checkpoint is, at what rates it works, how to use it, and under what licence.
+
+    Args:
+        config: of a family of the registry.
+        repo_id: what the usage example loads.
+        license: of these weights, by its identifier on the Hub (`"apache-2.0"`, `"cc-by-nc-4.0"`, ...).
+        source: Markdown on where the weights come from.
+        tags: more tags for the Hub.
+
+    Raises:
+        ValueError: the configuration is of no family of this package.
+    """
+    row = _row(config)
+    if row is None:
+        raise ValueError(f"{type(config).__name__} is of no family of codec-lm-hf; write its model card by hand.")
+    is_codec = row.kind == "codec"
+    data = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="feature-extraction" if is_codec else None,
+        tags=["codec-lm-hf", config.model_type, *(["audio", "neural-audio-codec"] if is_codec else []), *(tags or [])],
+    )
+    example = _MODEL_EXAMPLE.format(repo_id=repo_id)
+    if is_codec:
+        example = _CODEC_EXAMPLE.format(repo_id=repo_id, sampling_rate=config.sampling_rate)
+    stated = (
+        f"`{license}`" if license else "Not stated by whoever uploaded these weights; ask before you build on them."
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {repo_id.split('/')[-1]}",
+        f"{row.title} ({row.paper}), as a model of `codec-lm-hf`: {row.summary}.",
+        _rates(config) if is_codec else None,
+        _USAGE.format(example=example),
+        f"## Licence\n\n{stated}",
+        f"## Source\n\n{source}" if source else None,
+    ]
+    return ModelCard("\n\n".join(section for section in sections if section) + "\n")
+
+
+def _row(config: PreTrainedConfig) -> Family | None:
+    """The family whose own config class this is; a user's subclass belongs to none."""
+    row = family_of(config.model_type)
+    return row if row is not None and type(config) is row.load("config") else None
+
+
+def _own_card(repo_id: str, token: bool | str | None) -> ModelCard | None:
+    """The card that somebody wrote for a repository."""
+    try:
+        card = ModelCard.load(repo_id, token=token)
+    except EntryNotFoundError:
+        return None
+    return None if _PLACEHOLDER in card.text else card
+
+
+def _rates(config) -> str:
+    channels = {1: "mono", 2: "stereo"}[config.audio_channels]
+    rows = {
+        "audio": f"{config.sampling_rate} Hz, {channels}",
+        "frames": f"{config.frame_rate:g} per second, {config.hop_length} samples each",
+        "codes": f"{config.num_codebooks} codebooks of {config.codebook_size} entries",
+        "rates": f"{', '.join(f'{rate:g}' for rate in config.bandwidths)} kbps",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -1,0 +1,75 @@
+"""Recordings, a tiny codec and a tiny discriminator to train in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from codec_lm_hf.configuration.discriminators import MultiScaleStftDiscriminatorConfig
+from codec_lm_hf.modeling.discriminators import MultiScaleStftDiscriminator
+from codec_lm_hf.training.data import ClipDataset, CropDataset, find_recordings
+from codec_lm_hf.training.trainer import CodecTrainer, CodecTrainingArguments
+from tests.common.tiny import TINY
+
+RATE = 16000
+CROP = 3200
+
+
+def write_recordings(folder: Path, count: int = 10, seconds: float = 0.4, rate: int = RATE) -> Path:
+    """Harmonic tones of different pitch and loudness over a little noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    time = np.arange(round(seconds * rate)) / rate
+    for number in range(count):
+        pitch = 100 + 20 * number
+        tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 8))
+        audio = 0.05 * (1 + number % 3) * tone + 0.003 * rng.standard_normal(len(time))
+        soundfile.write(folder / f"{number}.wav", audio, rate)
+    return folder
+
+
+def crops(folder: Path, seed: int = 0) -> CropDataset:
+    return CropDataset(find_recordings(folder), RATE, 1, CROP, seed=seed)
+
+
+def clips(folder: Path, limit: int = 2) -> ClipDataset:
+    return ClipDataset(find_recordings(folder), RATE, 1, RATE, limit)
+
+
+def codec(seed: int = 0, **fields):
+    torch.manual_seed(seed)
+    return TINY["stft_codec"].model_class(TINY["stft_codec"].config(**fields))
+
+
+def discriminator(seed: int = 0) -> MultiScaleStftDiscriminator:
+    torch.manual_seed(seed)
+    scales = {"n_ffts": (256, 128), "hop_lengths": (64, 32), "win_lengths": (256, 128)}
+    return MultiScaleStftDiscriminator(MultiScaleStftDiscriminatorConfig(filters=4, dilations=(1, 2), **scales))
+
+
+def arguments(output_dir: Path, **fields) -> CodecTrainingArguments:
+    defaults = {
+        "use_cpu": True,
+        "per_device_train_batch_size": 5,
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "sample_count": 0,
+    }
+    return CodecTrainingArguments(output_dir=str(output_dir), **{**defaults, **fields})
+
+
+def trainer(output_dir: Path, recordings: Path, adversarial: bool = False, seed: int = 0, **fields) -> CodecTrainer:
+    return CodecTrainer(
+        codec(seed),
+        arguments(output_dir, **fields),
+        discriminator(seed) if adversarial else None,
+        train_dataset=crops(recordings),
+        eval_dataset=clips(recordings),
+    )

@@ -1,0 +1,150 @@
+"""A recipe is one YAML file; whatever it asks for that does not exist is named."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoFeatureExtractor
+
+import codec_lm_hf
+from codec_lm_hf.modeling.discriminators import MultiScaleStftDiscriminator
+from codec_lm_hf.training.recipe import RecipeError, read_recipe, run_recipe
+from tests.common.tiny import TINY
+from tests.training.helpers import RATE, write_recordings
+
+PROJECT_RECIPES = sorted(Path(__file__).parents[2].glob("recipes/*.yaml"))
+
+RECIPE = {
+    "model": {"family": "stft_codec", **TINY["stft_codec"].fields},
+    "discriminator": {
+        "family": "ms_stft_discriminator",
+        "filters": 2,
+        "n_ffts": [256],
+        "hop_lengths": [64],
+        "win_lengths": [256],
+    },
+    "data": {"train": ["audio"], "eval": ["audio"], "eval_limit": 1, "crop_seconds": 0.21, "loudness_db": [-30, -20]},
+    "training": {
+        "output_dir": "to be replaced",
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    },
+}
+
+
+def write(folder, **changes):
+    """The recipe with `section__field=value` changed; `None` takes a field away."""
+    recipe = copy.deepcopy(RECIPE)
+    for place, value in changes.items():
+        section, _, field = place.partition("__")
+        target, key = (recipe[section], field) if field else (recipe, section)
+        if value is None:
+            del target[key]
+        else:
+            target[key] = value
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_recordings(tmp_path / "audio", 4)
+    return tmp_path
+
+
+def run(folder, path, **options):
+    return run_recipe(path, folder, output_dir=str(folder / "out"), **options)
+
+
+def test_a_recipe_trains_and_leaves_what_from_pretrained_reads(folder):
+    trained = run(folder, write(folder))
+    assert trained.state.global_step == 2
+    # 0.21 s are cut to whole frames.
+    assert trained.train_dataset.crop_length == 10 * 320
+    assert trained.train_dataset.augmentation.loudness_db == (-30, -20)
+    loaded = codec_lm_hf.AutoCodecModel.from_pretrained(folder / "out")
+    assert all(torch.equal(value, trained.model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert AutoFeatureExtractor.from_pretrained(folder / "out").sampling_rate == RATE
+    MultiScaleStftDiscriminator.from_pretrained(folder / "out" / "discriminator")
+
+
+def test_resume_goes_on_from_the_newest_checkpoint(folder):
+    run(folder, write(folder))
+    trained = run(folder, write(folder), resume=True, max_steps=3)
+    assert trained.state.global_step == 3
+    assert (folder / "out" / "checkpoint-3").is_dir()
+
+
+def test_without_a_discriminator_or_evaluation(folder):
+    trained = run(folder, write(folder, discriminator=None, data__eval=None))
+    assert trained.discriminator is None and trained.eval_dataset is None
+
+
+@pytest.mark.parametrize("name", ["encodec", "stft_codec"])
+def test_fine_tuning_starts_from_a_checkpoint_of_any_family(folder, name):
+    start = TINY[name].model()
+    start.save_pretrained(folder / "start")
+    trained = run(
+        folder, write(folder, data__crop_seconds=0.2), start_from=folder / "start", learning_rate=0.0, max_steps=1
+    )
+    assert type(trained.model) is type(start)
+    for key, value in trained.model.named_parameters():
+        assert torch.equal(value, dict(start.named_parameters())[key]), key
+
+
+def test_the_model_section_can_name_a_checkpoint(folder):
+    TINY["stft_codec"].model().save_pretrained(folder / "start")
+    path = write(folder, model={"from": str(folder / "start"), "quantizer_dropout": 0.9})
+    assert run(folder, path).model.config.quantizer_dropout == 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {}}, "unknown section 'optimizer'"),
+        ({"data__crops": 1}, "unknown data field 'crops'"),
+        ({"training__steps": 1}, "unknown training field 'steps'"),
+        ({"model__width": 1}, "unknown codec field 'width'"),
+        ({"discriminator__width": 1}, "unknown discriminator field 'width'"),
+        ({"model__family": "opus"}, "family 'opus' is no codec.*stft_codec"),
+        ({"model__family": None}, "family None is no codec"),
+        ({"discriminator__family": "stft_codec"}, "'stft_codec' is no discriminator.*ms_stft_discriminator"),
+        ({"model__preset": "huge"}, "no preset 'huge'; choose one of bundled"),
+        ({"training": None}, "lacks the section 'training'"),
+        ({"data": [1]}, "section 'data' must be a mapping"),
+        ({"data__crop_seconds": None}, "needs crop_seconds"),
+        ({"data__train": None}, "either train"),
+        ({"data__hub": {"path": "x"}}, "either train"),
+    ],
+)
+def test_what_does_not_exist_is_named(folder, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        run(folder, write(folder, **changes))
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "!!python/object/apply:os.system [true]"])
+def test_what_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml"):
+        read_recipe(path)
+
+
+def test_an_override_that_does_not_exist_is_named(folder):
+    with pytest.raises(RecipeError, match="unknown training field 'steps'"):
+        run_recipe(write(folder), folder, steps=3)
+
+
+@pytest.mark.parametrize("path", PROJECT_RECIPES, ids=lambda path: path.stem)
+def test_recipes_of_the_project_can_be_read(path):
+    read_recipe(path)

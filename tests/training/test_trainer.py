@@ -1,0 +1,293 @@
+"""Training a tiny codec for real: it learns, it is averaged, evaluated, saved, stopped, fine-tuned."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import AutoModel
+
+import codec_lm_hf
+from codec_lm_hf.modeling.discriminators import MultiScaleStftDiscriminator
+from codec_lm_hf.training.trainer import CodecTrainer
+from tests.common.tiny import TINY
+from tests.training.helpers import RATE, arguments, clips, codec, crops, discriminator, trainer, write_recordings
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    return write_recordings(tmp_path_factory.mktemp("audio"))
+
+
+def history(run: CodecTrainer, name: str) -> list[float]:
+    return [entry[name] for entry in run.state.log_history if name in entry]
+
+
+def parameters(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_the_codec_learns_ten_recordings(recordings, tmp_path):
+    run = trainer(tmp_path, recordings, max_steps=80, learning_rate=5e-3, per_device_train_batch_size=10)
+    run.train()
+    mel = history(run, "mel_loss")
+    assert np.mean(mel[-10:]) < 0.6 * np.mean(mel[:5])
+
+
+def test_against_a_discriminator_that_learns_too(recordings, tmp_path):
+    options = {"discriminator_learning_rate": 1e-2, "discriminator_start_step": 3, "discriminator_head_start": 30}
+    run = trainer(tmp_path, recordings, adversarial=True, max_steps=40, **options)
+    run.train()
+    losses = history(run, "discriminator_loss")
+    # It begins at step 3, knowing nothing (2 for the hinge loss).
+    assert len(losses) == 37 and losses[0] == pytest.approx(2, abs=0.1)
+    assert np.mean(losses[25:30]) < 1.7
+    assert len(history(run, "adversarial_loss")) == len(history(run, "feature_loss")) == 7
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_codec_trains_in_every_way(name, tmp_path):
+    """One step with everything switched on, from fresh codebooks; the gradient reaches the encoder."""
+    case = TINY[name]
+    config = case.config()
+    folder = write_recordings(tmp_path / "audio", 2, rate=config.sampling_rate)
+    torch.manual_seed(0)
+    model = case.model_class(config)
+    data = type(crops(folder))(sorted(folder.iterdir()), config.sampling_rate, config.audio_channels, 4800)
+    against = discriminator()
+    if config.audio_channels == 2:
+        against = MultiScaleStftDiscriminator(
+            against.config.__class__(**{**against.config.to_dict(), "audio_channels": 2})
+        )
+    args = arguments(tmp_path / "run", max_steps=1, balance_losses=True, stft_weight=1.0, ema_decay=0.5)
+    run = CodecTrainer(model, args, against, train_dataset=data)
+    before = parameters(model)
+    run.train()
+    same = [key for key, value in model.state_dict().items() if torch.equal(value, before[key])]
+    assert not [
+        key for key in same if key.startswith(("encoder", "decoder", "quantizer.layers.0")) and "film" not in key
+    ]
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_bfloat16_keeps_codebooks_and_losses_in_float32(recordings, tmp_path):
+    run = trainer(tmp_path, recordings, adversarial=True, max_steps=2, bf16=True)
+    seen = []
+    run.model.encoder[0].expand.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    run.model.quantizer.layers[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].dtype))
+    run.train()
+    assert seen[:2] == [torch.bfloat16, torch.float32]
+    assert {value.dtype for value in run.model.state_dict().values()} == {torch.float32}
+    # Evaluation is in the codec's own precision.
+    seen.clear()
+    run.evaluate()
+    assert set(seen) == {torch.float32}
+
+
+def test_gradients_of_both_are_clipped(recordings, tmp_path):
+    """With gradients clipped to nothing, plain gradient descent stands still."""
+    options = {"max_grad_norm": 1e-12, "optim": "sgd", "learning_rate": 1.0, "weight_decay": 0.0}
+    run = trainer(tmp_path, recordings, adversarial=True, max_steps=2, **options)
+    before = [value.clone() for part in (run.model, run.discriminator) for value in part.parameters()]
+    run.train()
+    after = [value for part in (run.model, run.discriminator) for value in part.parameters()]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
+
+
+def test_accumulated_batches_equal_one_large_batch_for_the_discriminator(recordings, tmp_path):
+    """The codec's codebooks see each part by itself, but the discriminator has no such state."""
+    states = []
+    for name, size, parts in (("large", 10, 1), ("parts", 5, 2)):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": parts, "optim": "sgd"}
+        run = trainer(tmp_path / name, recordings, adversarial=True, max_steps=1, max_grad_norm=0.0, **options)
+        # Codes that do not depend on the batch: trained codebooks, no dropout, and no learning of the codec.
+        run.model = run.model_wrapped = TINY["stft_codec"].model(quantizer_dropout=0.0, codebook_decay=1.0)
+        run.model.config.revive_below = None
+        for layer in run.model.quantizer.layers:
+            layer.codebook.revive_below = None
+        run.train()
+        states.append(run.discriminator.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_schedulers_of_both_reach_their_end(recordings, tmp_path):
+    options = {"lr_scheduler_type": "linear", "discriminator_start_step": 3, "discriminator_every": 3}
+    run = trainer(tmp_path, recordings, adversarial=True, max_steps=10, **options)
+    run.train()
+    assert run.lr_scheduler.get_last_lr()[0] == run.discriminator_scheduler.get_last_lr()[0] == 0
+    assert run.discriminator_optimizer.state_dict()["state"][0]["step"] == 3
+
+
+def test_the_discriminator_has_the_weight_decay_and_rate_it_is_given(recordings, tmp_path):
+    options = {"weight_decay": 0.0, "discriminator_learning_rate": 1e-4}
+    run = trainer(tmp_path, recordings, adversarial=True, max_steps=1, **options)
+    run.train()
+    (group,) = run.discriminator_optimizer.param_groups
+    assert group["weight_decay"] == 0 and group["lr"] == 1e-4
+
+
+def test_the_discriminator_sees_the_part_it_is_given(recordings, tmp_path):
+    run = trainer(tmp_path, recordings, adversarial=True, max_steps=3, discriminator_seconds=0.1)
+    lengths = []
+    run.discriminator.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[-1]))
+    run.train()
+    assert lengths == [1600] * 9
+
+
+def test_a_padded_batch_gives_the_loss_of_its_recordings(recordings, tmp_path):
+    """Recordings of different lengths: the padding teaches nothing."""
+    run = trainer(tmp_path, recordings)
+    audio = torch.randn(2, 1, 6400) * 0.1
+    mask = torch.ones(2, 6400)
+    mask[1, 3200:] = 0
+    dirty = audio.clone()
+    dirty[1, :, 3200:] = 5.0
+    clean = audio * mask[:, None]
+    losses = []
+    for batch in (clean, dirty):
+        model = TINY["stft_codec"].model(quantizer_dropout=0.0).train()
+        losses.append(run.compute_loss(model, {"input_values": batch, "padding_mask": mask}))
+    assert torch.equal(*losses)
+
+
+# --- averaged weights ----------------------------------------------------------------------------------------------
+
+
+def test_the_average_is_that_of_the_weights_after_each_step(recordings, tmp_path):
+    steps, names = [], None
+
+    class Recorder(CodecTrainer):
+        def training_step(self, model, *args, **kwargs):
+            steps.append(parameters(model))
+            return super().training_step(model, *args, **kwargs)
+
+    run = Recorder(codec(), arguments(tmp_path, max_steps=6, ema_decay=0.8), train_dataset=crops(recordings))
+    run.train()
+    steps = [*steps[1:], parameters(run.model)]
+    names = [name for name, _ in run.model.named_parameters()]
+    for name in names:
+        expected = steps[0][name]
+        for state in steps[1:]:
+            expected = 0.8 * expected + 0.2 * state[name]
+        torch.testing.assert_close(run.averaged.module.state_dict()[name], expected)
+
+
+def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_kept(recordings, tmp_path):
+    run = trainer(tmp_path, recordings, max_steps=5, ema_decay=0.9, learning_rate=1e-2)
+    run.train()
+    own, averaged = parameters(run.model), parameters(run.averaged.module)
+    with_average = run.evaluate()["eval_mel_loss"]
+    run.save_model(str(tmp_path / "final"))
+    assert all(torch.equal(value, own[name]) for name, value in run.model.state_dict().items())
+    saved = AutoModel.from_pretrained(tmp_path / "final").state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in averaged.items())
+    run.averaged = None
+    assert run.evaluate()["eval_mel_loss"] != with_average
+
+
+def test_the_best_checkpoint_comes_back_with_its_average(recordings, tmp_path):
+    options = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "si_sdr", "greater_is_better": True}
+    run = trainer(tmp_path, recordings, max_steps=6, ema_decay=0.5, **options)
+    run.train()
+    scores = history(run, "eval_si_sdr")
+    run.save_model(str(tmp_path / "final"))
+    again = trainer(tmp_path / "again", recordings)
+    again.model = AutoModel.from_pretrained(tmp_path / "final")
+    assert again.evaluate()["eval_si_sdr"] == pytest.approx(max(scores), abs=1e-4)
+
+
+# --- evaluation, files and limits ----------------------------------------------------------------------------------
+
+
+def test_evaluation_measures_and_writes_samples(recordings, tmp_path):
+    options = {"eval_strategy": "steps", "eval_steps": 2, "sample_count": 1}
+    run = trainer(tmp_path, recordings, max_steps=2, **options)
+    run.train()
+    (metrics,) = [entry for entry in run.state.log_history if "eval_mel_loss" in entry]
+    assert {"eval_si_sdr", "eval_log_mel_distance"} <= metrics.keys()
+    folder = tmp_path / "samples" / "step-2"
+    assert sorted(path.name for path in folder.iterdir()) == ["0-decoded.wav", "0-original.wav", "0.png"]
+    audio, rate = soundfile.read(folder / "0-decoded.wav")
+    assert rate == RATE and len(audio) == len(clips(recordings)[0]["input_values"][0])
+
+
+def test_evaluation_leaves_the_mode_as_it_was(recordings, tmp_path):
+    run = trainer(tmp_path, recordings)
+    for training in (True, False):
+        run.model.train(training)
+        run.evaluate()
+        assert run.model.training is training
+
+
+def test_no_evaluation_set_is_said(recordings, tmp_path):
+    run = CodecTrainer(codec(), arguments(tmp_path), train_dataset=crops(recordings))
+    with pytest.raises(ValueError, match="no evaluation set"):
+        run.evaluate()
+
+
+def test_final_output_and_checkpoints_hold_codec_discriminator_and_extractor(recordings, tmp_path):
+    extractor = codec_lm_hf.CodecFeatureExtractor(1, RATE)
+    args = arguments(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    run = CodecTrainer(codec(), args, discriminator(), train_dataset=crops(recordings), processing_class=extractor)
+    run.train()
+    run.save_model()
+    for folder in (tmp_path, tmp_path / "checkpoint-2"):
+        loaded = codec_lm_hf.AutoCodecModel.from_pretrained(folder)
+        against = MultiScaleStftDiscriminator.from_pretrained(folder / "discriminator")
+        for ours, theirs in ((loaded, run.model), (against, run.discriminator)):
+            assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+        assert (folder / "preprocessor_config.json").is_file()
+
+
+def test_the_time_limit_stops_and_saves_without_an_evaluation_set(recordings, tmp_path):
+    args = arguments(tmp_path, max_steps=50, max_train_minutes=0.0)
+    run = CodecTrainer(codec(), args, train_dataset=crops(recordings))
+    run.train()
+    assert run.state.global_step == 1 and (tmp_path / "checkpoint-1" / "model.safetensors").is_file()
+
+
+def test_a_loss_that_is_no_number_stops_training(recordings, tmp_path):
+    run = trainer(tmp_path, recordings, max_steps=3)
+    with torch.no_grad():
+        run.model.head.linear.bias.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="loss is nan at step 0.*last checkpoint"):
+        run.train()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("adversarial_kind", "wasserstein"),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+        ("discriminator_every", 0),
+        ("mel_weight", -1.0),
+    ],
+)
+def test_impossible_arguments_are_named(field, value, tmp_path):
+    with pytest.raises(ValueError, match=rf"{field} must .*{value}"):
+        arguments(tmp_path, **{field: value})
+
+
+# --- fine-tuning ---------------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_goes_on_from_saved_weights(recordings, tmp_path):
+    first = trainer(tmp_path / "first", recordings, max_steps=60, learning_rate=5e-3)
+    first.train()
+    first.save_model()
+    start = codec_lm_hf.AutoCodecModel.from_pretrained(tmp_path / "first")
+    args = arguments(tmp_path / "second", max_steps=10, learning_rate=1e-4)
+    second = CodecTrainer(start, args, train_dataset=crops(recordings))
+    second.train()
+    fresh = trainer(tmp_path / "fresh", recordings, max_steps=10, learning_rate=1e-4)
+    fresh.train()
+    mel = np.mean(history(second, "mel_loss"))
+    assert mel == pytest.approx(np.mean(history(first, "mel_loss")[-10:]), rel=0.25)
+    assert mel < 0.7 * np.mean(history(fresh, "mel_loss"))
