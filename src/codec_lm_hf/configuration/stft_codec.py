@@ -44,8 +44,8 @@ class StftCodecConfig(CodecConfig):
     synthesis_window: int = 1280
     synthesis_lookahead: int = 480
     hidden_size: int = 192
-    latent_size: int = 48
-    encoder_layers: int = 4
+    latent_size: int = 40
+    encoder_layers: int = 3
     decoder_layers: int = 5
     kernel_size: int = 7
     expansion: int = 3
