@@ -8,10 +8,10 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo test lint format setup test-transformers benchmark clean
 
 demo: $(VENV)/.demo
-	$(BIN)/codec-lm demo-roundtrip --output out
+	$(BIN)/codec-lm roundtrip --output out
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-transformers: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/transformers_suite/run.py
@@ -39,7 +39,7 @@ $(VENV)/.torch: $(VENV)/bin/python constraints.txt
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[metrics,plot]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[metrics,demo]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

@@ -1,4 +1,4 @@
-"""Pictures of audio and codes (matplotlib, extra `plot`)."""
+"""Pictures of audio and codes (matplotlib, extra `demo`)."""
 
 from __future__ import annotations
 
