@@ -139,6 +139,7 @@ def build_model_card(
     config: PreTrainedConfig,
     repo_id: str = "path/to/this/directory",
     license: str | None = None,
+    license_note: str | None = None,
     source: str | None = None,
     tags: list[str] | None = None,
 ) -> ModelCard:
@@ -148,6 +149,7 @@ def build_model_card(
         config: of a family of the registry.
         repo_id: what the usage example loads.
         license: of these weights, by its identifier on the Hub (`"apache-2.0"`, `"cc-by-nc-4.0"`, ...).
+        license_note: what is known of the licence where no identifier says it.
         source: Markdown on where the weights come from.
         tags: more tags for the Hub.
 
@@ -167,9 +169,8 @@ def build_model_card(
     example = _MODEL_EXAMPLE.format(repo_id=repo_id)
     if is_codec:
         example = _CODEC_EXAMPLE.format(repo_id=repo_id, sampling_rate=config.sampling_rate)
-    stated = (
-        f"`{license}`" if license else "Not stated by whoever uploaded these weights; ask before you build on them."
-    )
+    unknown = "Not stated by whoever uploaded these weights; ask before you build on them."
+    stated = f"`{license}`" if license else license_note or unknown
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {repo_id.split('/')[-1]}",

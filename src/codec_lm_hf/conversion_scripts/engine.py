@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..hub import build_model_card
 from ..registry import family as family_row
 
 Rules = Iterable[tuple[str, str | None]]
@@ -138,7 +140,9 @@ def load_original(converter: Converter, checkpoint: Path, config: PreTrainedConf
     return model
 
 
-def resolve_config(converter: Converter, checkpoint: Path, config, preset: str | None) -> tuple[PreTrainedConfig, dict]:
+def resolve_config(
+    converter: Converter, checkpoint: Path, config, preset: str | None
+) -> tuple[PreTrainedConfig, dict]:
     """Our configuration and what it came from: a given configuration, a preset, or the file's name."""
     if config is not None and preset is not None:
         raise ConversionError("give a configuration or a preset, not both.")
@@ -172,15 +176,20 @@ def _read_config(path: Path) -> dict:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file) -> str:
     digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def _card(config: PreTrainedConfig, name: str, record: dict) -> ModelCard:
+    files = "\n".join(f"- `{file}`, SHA-256 `{digest}`" for file, digest in record["source"].items())
+    stated = record["weights_license"]
+    # An identifier of the Hub has no spaces; anything longer explains why there is none.
+    license = stated.lower() if " " not in stated else None
+    note = f"Of the weights: {stated}."
+    return build_model_card(config, name, license, note, source=f"Converted by `codec-lm convert` from\n\n{files}")
 
 
 def convert(
@@ -238,6 +247,7 @@ def convert(
             "weights_license": row.weights_license,
         }
         (workspace / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _card(our_config, output.name, record).save(workspace / "README.md")
         if output.exists():
             output.rmdir()
         workspace.chmod(0o755)
