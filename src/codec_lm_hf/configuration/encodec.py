@@ -56,7 +56,7 @@ class EncodecCodecConfig(CodecConfig):
             "norm_type": "time_group_norm",
             "use_causal_conv": False,
         },
-        # The compression model of MusicGen (facebook/encodec_32khz).
+        # The compression model of MusicGen, as AudioCraft runs it.
         "encodec_32khz": {
             "target_bandwidths": (2.2,),
             "sampling_rate": 32000,
@@ -65,6 +65,7 @@ class EncodecCodecConfig(CodecConfig):
             "codebook_size": 2048,
             "use_causal_conv": False,
             "use_conv_shortcut": False,
+            "pad_mode": "constant",
         },
     }
 

@@ -36,8 +36,12 @@ class RecipeError(ValueError):
     """The recipe asks for something that does not exist; the message names it."""
 
 
-def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
+def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str, Any]:
     """Read and check a recipe.
+
+    Args:
+        path: YAML file.
+        model_given: the model comes from elsewhere: the recipe needs no section for it.
 
     Raises:
         RecipeError: the file is no YAML mapping, or has a section or field that is unknown.
@@ -53,7 +57,7 @@ def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
         raise RecipeError(f"{path} must be a mapping with the sections {', '.join(_SECTIONS)}.")
     _check_names("section", recipe, _SECTIONS)
     for name in ("model", "data", "training"):
-        if name not in recipe:
+        if name not in recipe and not (name == "model" and model_given):
             raise RecipeError(f"{path} lacks the section {name!r}.")
     for name, section in recipe.items():
         if not isinstance(section, dict):
@@ -169,7 +173,7 @@ def run_recipe(
     Raises:
         RecipeError: see `read_recipe`.
     """
-    recipe = read_recipe(path)
+    recipe = read_recipe(path, model_given=start_from is not None)
     _check_names("training field", overrides, [entry.name for entry in fields(CodecTrainingArguments)])
     arguments = CodecTrainingArguments(**{**recipe["training"], **overrides})
     set_seed(arguments.seed)
