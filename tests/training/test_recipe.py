@@ -147,4 +147,12 @@ def test_an_override_that_does_not_exist_is_named(folder):
 
 @pytest.mark.parametrize("path", PROJECT_RECIPES, ids=lambda path: path.stem)
 def test_recipes_of_the_project_can_be_read(path):
-    read_recipe(path)
+    fine_tunes = "--from" in path.read_text()
+    recipe = read_recipe(path, model_given=fine_tunes)
+    assert ("model" in recipe) != fine_tunes
+
+
+def test_only_a_given_model_makes_the_model_section_needless():
+    recipe = next(path for path in PROJECT_RECIPES if path.stem == "finetune")
+    with pytest.raises(RecipeError, match="lacks the section 'model'"):
+        read_recipe(recipe)
