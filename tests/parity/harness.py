@@ -26,13 +26,18 @@ def roots() -> list[Path]:
 
 
 def layout_root() -> Path:
-    """Folder of the key and shape tables of published checkpoints: beside the project, or in it."""
+    """Folder of the key and shape tables of published checkpoints: beside the project, or those in it."""
     beside = PROJECT.parent / "shared/layouts"
     return beside if beside.is_dir() else PROJECT / "tests/parity/layouts"
 
 
 def find_cases() -> list[Path]:
-    return sorted(path.parent for root in roots() for path in root.glob("*/*/case.json"))
+    """Folders of all cases; where two roots hold a case of the same name, that of the first."""
+    found: dict[tuple[str, str], Path] = {}
+    for root in roots():
+        for path in root.glob("*/*/case.json"):
+            found.setdefault((path.parts[-3], path.parts[-2]), path.parent)
+    return [found[key] for key in sorted(found)]
 
 
 class Case:
