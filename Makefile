@@ -14,7 +14,7 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-transformers: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python tests/transformers_suite/run.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.transformers_suite.run
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

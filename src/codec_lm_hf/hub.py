@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
+from transformers.utils import CONFIG_NAME, extract_commit_hash
 
 from .registry import Family, family_of
 
@@ -89,7 +90,21 @@ class RemoteStubMixin(_InstalledCode):
 
 
 class HubModelMixin(_InstalledCode):
-    """For models: `push_to_hub` adds our model card."""
+    """For models: `push_to_hub` adds our model card, and a loaded model knows its commit.
+
+    Attributes:
+        commit: of the repository that the model was loaded from; `None` if it came from a directory or is new.
+    """
+
+    commit: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        hub = {name: kwargs.get(name) for name in ("subfolder", "revision", "cache_dir")}
+        model.commit = _commit(pretrained_model_name_or_path, **hub)
+        return loaded
 
     def push_to_hub(
         self,
@@ -196,6 +211,15 @@ def _own_card(repo_id: str, token: bool | str | None) -> ModelCard | None:
     except EntryNotFoundError:
         return None
     return None if _PLACEHOLDER in card.text else card
+
+
+def _commit(name_or_path, subfolder: str | None, revision: str | None, cache_dir: str | None) -> str | None:
+    """The commit that a revision of a repository was, when it was last downloaded."""
+    if name_or_path is None or os.path.exists(name_or_path):
+        return None
+    file = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
+    found = try_to_load_from_cache(str(name_or_path), file, cache_dir=cache_dir, revision=revision)
+    return extract_commit_hash(found, None) if isinstance(found, str) else None
 
 
 def _rates(config) -> str:

@@ -69,7 +69,7 @@ class CodesHeader:
         config = model.config
         return cls(
             codec=config._name_or_path or type(model).__name__,
-            revision=config._commit_hash,
+            revision=model.commit,
             fingerprint=fingerprint(model),
             sampling_rate=config.sampling_rate,
             channels=config.audio_channels,
