@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError
 from transformers.utils import CONFIG_NAME, extract_commit_hash
 
 from .registry import Family, family_of
@@ -100,7 +101,18 @@ class HubModelMixin(_InstalledCode):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        """As in transformers; damaged weights are refused by name.
+
+        Raises:
+            OSError: nothing to load is there, or it is cut short.
+        """
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"the weights of {pretrained_model_name_or_path} are no complete safetensors file ({error}); download "
+                "or copy them again."
+            ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         hub = {name: kwargs.get(name) for name in ("subfolder", "revision", "cache_dir")}
         model.commit = _commit(pretrained_model_name_or_path, **hub)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import struct
+import zlib
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -87,8 +91,33 @@ def test_writer_refuses_codes_that_do_not_fit():
     writer = CodesWriter(io.BytesIO(), header())
     with pytest.raises(ValueError, match=r"shape \(3, frames\)"):
         writer.write(np.zeros((2, 5), int))
-    with pytest.raises(ValueError, match="0..999"):
+    with pytest.raises(ValueError, match="0..999, found 1000..1000"):
         writer.write(np.full((3, 5), 1000))
+    with pytest.raises(ValueError, match="0..999, found -1..-1"):
+        writer.write(np.full((3, 5), -1))
+    with pytest.raises(ValueError, match="must be integers, got float64"):
+        writer.write(np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_codebooks", 10**9, r"num_codebooks must be an integer in 1..64, got 1000000000"),
+        ("num_codebooks", 0, "num_codebooks must be"),
+        ("codebook_size", -5, "codebook_size must be"),
+        ("sampling_rate", 16000.5, "sampling_rate must be"),
+        ("hop_length", None, "hop_length must be"),
+        ("channels", True, "channels must be"),
+        ("codec", 7, "codec must be a text"),
+        ("revision", 7, "revision must be a text"),
+    ],
+)
+def test_a_header_that_lies_is_refused_though_its_checksum_is_right(field, value, message):
+    """Also because it would ask for much memory."""
+    text = json.dumps({**asdict(header()), field: value}).encode()
+    start = b"CLMC" + struct.pack("<BI", 1, len(text)) + text
+    with pytest.raises(BitstreamError, match=message):
+        read(start + struct.pack("<I", zlib.crc32(start)))
 
 
 def test_another_codec_is_refused():
@@ -97,4 +126,9 @@ def test_another_codec_is_refused():
     with pytest.raises(BitstreamError, match="has other codebooks"):
         CodesHeader.of(ours).check_codec(other)
     CodesHeader.of(ours).check_codec(ours)
+    for field, value in (("sampling_rate", 8000), ("channels", 2), ("hop_length", 100), ("codebook_size", 32)):
+        with pytest.raises(BitstreamError, match=f"this file has {field} {value}"):
+            replace(CodesHeader.of(ours), **{field: value}).check_codec(ours)
+    with pytest.raises(BitstreamError, match="this file has 5 codebooks"):
+        replace(CodesHeader.of(ours), num_codebooks=5).check_codec(ours)
     assert CodesHeader.of(ours.to(torch.bfloat16)).fingerprint == CodesHeader.of(TINY["encodec"].model()).fingerprint

@@ -9,8 +9,8 @@
     end        u32 0, u64 samples, u32 CRC-32 of these 12 bytes
 
 Integers are little-endian. Codes are packed frame by frame, within a frame codebook by codebook, most significant bit
-first, in `bits_per_code` bits each; a block is filled up to whole bytes. No block is larger than `MAX_FRAMES` frames, so
-reading needs bounded memory whatever a damaged file says.
+first, in `bits_per_code` bits each; a block is filled up to whole bytes. No block is larger than `MAX_FRAMES` frames,
+so reading needs bounded memory whatever a damaged file says.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ MAGIC = b"CLMC"
 VERSION = 1
 MAX_FRAMES = 1 << 16
 MAX_HEADER = 1 << 16
+# Beyond any codec, and small enough that a hostile header cannot ask for much memory.
+_LARGEST = {
+    "sampling_rate": 1 << 20,
+    "channels": 64,
+    "hop_length": 1 << 20,
+    "num_codebooks": 64,
+    "codebook_size": 1 << 20,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,9 @@ class CodesHeader:
         hop_length: samples per frame.
         num_codebooks: codes per frame in this file.
         codebook_size: a code is smaller than this.
+
+    Raises:
+        ValueError: a field of another type, or beyond what any codec has.
     """
 
     codec: str
@@ -58,6 +69,17 @@ class CodesHeader:
     hop_length: int
     num_codebooks: int
     codebook_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("codec", "fingerprint"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a text, got {getattr(self, name)!r}.")
+        if not (self.revision is None or isinstance(self.revision, str)):
+            raise ValueError(f"revision must be a text or nothing, got {self.revision!r}.")
+        for name, largest in _LARGEST.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= largest:
+                raise ValueError(f"{name} must be an integer in 1..{largest}, got {value!r}.")
 
     @property
     def bits_per_code(self) -> int:
@@ -82,9 +104,20 @@ class CodesHeader:
         """Refuse a codec other than the one that wrote the file.
 
         Raises:
-            BitstreamError: its codebooks differ.
+            BitstreamError: its rates or its codebooks differ.
         """
         own = CodesHeader.of(model)
+        for name in ("sampling_rate", "channels", "hop_length", "codebook_size"):
+            ours, theirs = getattr(own, name), getattr(self, name)
+            if ours != theirs:
+                raise BitstreamError(
+                    f"this file has {name} {theirs} and {own.codec} has {ours}: decode it with {self.codec}."
+                )
+        if self.num_codebooks > own.num_codebooks:
+            raise BitstreamError(
+                f"this file has {self.num_codebooks} codebooks and {own.codec} has {own.num_codebooks}: decode it "
+                f"with {self.codec}."
+            )
         if own.fingerprint != self.fingerprint:
             raise BitstreamError(
                 f"this file was written by {self.codec} (fingerprint {self.fingerprint}), and {own.codec} has other "
@@ -134,12 +167,16 @@ class CodesWriter:
         """Append codes `(codebooks, frames)` and, for codecs that normalise, the scales of their segments.
 
         Raises:
-            ValueError: codes of another shape or range than the header says.
+            ValueError: codes of another shape, type or range than the header says.
         """
         if codes.ndim != 2 or len(codes) != self.header.num_codebooks:
             raise ValueError(f"codes must have shape ({self.header.num_codebooks}, frames), got {codes.shape}.")
+        if not np.issubdtype(codes.dtype, np.integer):
+            raise ValueError(f"codes must be integers, got {codes.dtype}.")
         if codes.size and not 0 <= codes.min() <= codes.max() < self.header.codebook_size:
-            raise ValueError(f"codes must lie in 0..{self.header.codebook_size - 1}.")
+            raise ValueError(
+                f"codes must lie in 0..{self.header.codebook_size - 1}, found {codes.min()}..{codes.max()}."
+            )
         scales = np.zeros(0, "<f4") if scales is None else np.asarray(scales, "<f4")
         for start in range(0, codes.shape[1], MAX_FRAMES):
             part = codes[:, start : start + MAX_FRAMES]
@@ -174,7 +211,9 @@ class CodesReader:
         if version != VERSION:
             raise BitstreamError(f"this .codes file has version {version}; this program reads version {VERSION}.")
         if length > MAX_HEADER:
-            raise BitstreamError(f"the header claims {length} bytes (at most {MAX_HEADER} are allowed): the file is damaged.")
+            raise BitstreamError(
+                f"the header claims {length} bytes (at most {MAX_HEADER} are allowed): the file is damaged."
+            )
         text = self._read(length, "header")
         self._check(start + text, "header")
         try:
@@ -201,7 +240,9 @@ class CodesReader:
             self._check(start + count + scales + payload, "block")
             codes = unpack_codes(payload, header.bits_per_code, header.num_codebooks, frames)
             if codes.max() >= header.codebook_size:
-                raise BitstreamError(f"a code of {codes.max()} in a file whose codebooks have {header.codebook_size} entries.")
+                raise BitstreamError(
+                    f"a code of {codes.max()} in a file whose codebooks have {header.codebook_size} entries."
+                )
             yield codes, np.frombuffer(scales, "<f4")
 
     def _read(self, count: int, part: str) -> bytes:

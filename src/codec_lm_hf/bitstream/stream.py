@@ -1,4 +1,4 @@
-"""Audio files to codes and back, in bounded memory where the codec can be streamed."""
+"""Audio files to codes and back, in bounded memory where the codec can be streamed or works segment by segment."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import torch
 from ..modeling.codec_base import CodecPreTrainedModel
 
 Codes = tuple[np.ndarray, np.ndarray | None]
+
+# How much is decoded at once, whatever the size of a file's blocks.
+_SECONDS = 10
+_SEGMENTS = 10
 
 
 def encode_blocks(
@@ -23,41 +27,26 @@ def encode_blocks(
         num_quantizers: codes per frame; all by default.
 
     Yields:
-        Codes `(codebooks, frames)` and the scales `(segments,)` of a codec that normalises. A codec that cannot be streamed
-        gets the blocks joined.
+        Codes `(codebooks, frames)` and the scales `(segments,)` of a codec that normalises; all of them joined are
+        what `model.encode` gives for the blocks joined. A codec that looks at the whole signal at once gets just that.
     """
-    if not model.streamable:
-        audio = np.concatenate(list(blocks), axis=1)
-        with torch.no_grad():
-            output = model.encode(torch.from_numpy(audio)[None].to(model.device), num_quantizers=num_quantizers)
-        scales = None if output.audio_scales is None else output.audio_scales[0].cpu().numpy()
-        yield output.audio_codes[0].cpu().numpy(), scales
-        return
-    state = model.init_stream(1)
-    empty = torch.zeros(1, model.config.audio_channels, 0)
-    for block, final in _with_end(blocks, empty[0].numpy()):
-        audio = torch.from_numpy(np.ascontiguousarray(block))[None].to(model.device, model.dtype)
-        codes = model.encode_chunk(audio, state, final=final, num_quantizers=num_quantizers).audio_codes
-        if codes.shape[-1]:
-            yield codes[0].cpu().numpy(), None
+    if model.streamable:
+        yield from _encode_stream(model, blocks, num_quantizers)
+    elif model.config.chunk_length is not None:
+        yield from _encode_segments(model, blocks, num_quantizers)
+    else:
+        yield _encode(model, np.concatenate(list(blocks), axis=1), num_quantizers)
 
 
 def decode_blocks(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Iterator[np.ndarray]:
     """Decode codes that come in blocks, as `encode_blocks` yields them, to float32 arrays `(channels, samples)`."""
-    if not model.streamable:
+    if model.streamable:
+        yield from _decode_stream(model, blocks)
+    elif model.config.chunk_length is not None:
+        yield from _decode_segments(model, blocks)
+    else:
         codes, scales = zip(*blocks, strict=True)
-        codes = torch.from_numpy(np.concatenate(codes, axis=1))[None].to(model.device)
-        known = [part for part in scales if part is not None and len(part)]
-        gains = torch.from_numpy(np.concatenate(known).astype(np.float32))[None].to(model.device) if known else None
-        with torch.no_grad():
-            yield model.decode(codes, audio_scales=gains).audio_values[0].float().cpu().numpy()
-        return
-    state = model.init_stream(1)
-    empty = (np.zeros((model.config.num_codebooks, 0), np.int64), None)
-    for (codes, _), final in _with_end(blocks, empty):
-        audio = model.decode_chunk(torch.from_numpy(codes)[None].to(model.device), state, final=final).audio_values
-        if audio.shape[-1]:
-            yield audio[0].float().cpu().numpy()
+        yield _decode(model, np.concatenate(codes, axis=1), np.concatenate([_as_array(part) for part in scales]))
 
 
 def trimmed(blocks: Iterable[np.ndarray], reader) -> Iterator[np.ndarray]:
@@ -76,6 +65,85 @@ def trimmed(blocks: Iterable[np.ndarray], reader) -> Iterator[np.ndarray]:
             held = held[:, ready:]
     if held is not None:
         yield held[:, : max(0, reader.samples - done)]
+
+
+def _encode_stream(model: CodecPreTrainedModel, blocks: Iterable[np.ndarray], count: int | None) -> Iterator[Codes]:
+    state = model.init_stream(1)
+    for block, final in _with_end(blocks, np.zeros((model.config.audio_channels, 0), np.float32)):
+        codes = model.encode_chunk(_audio(model, block), state, final=final, num_quantizers=count).audio_codes
+        if codes.shape[-1]:
+            yield codes[0].cpu().numpy(), None
+
+
+def _decode_stream(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Iterator[np.ndarray]:
+    state = model.init_stream(1)
+    frames = max(1, round(_SECONDS * model.config.frame_rate))
+    pieces = (codes[:, start : start + frames] for codes, _ in blocks for start in range(0, codes.shape[1], frames))
+    for codes, final in _with_end(pieces, np.zeros((model.config.num_codebooks, 0), np.int64)):
+        audio = model.decode_chunk(torch.from_numpy(codes)[None].to(model.device), state, final=final).audio_values
+        if audio.shape[-1]:
+            yield audio[0].float().cpu().numpy()
+
+
+def _encode_segments(model: CodecPreTrainedModel, blocks: Iterable[np.ndarray], count: int | None) -> Iterator[Codes]:
+    config = model.config
+    stride, slot = config.chunk_stride, _slot(model)
+    enough = (_SEGMENTS - 1) * stride + config.chunk_length
+    held = np.zeros((config.audio_channels, 0), np.float32)
+    for block in blocks:
+        held = np.concatenate([held, block], axis=1)
+        while held.shape[1] >= enough:
+            codes, scales = _encode(model, held[:, :enough], count)
+            # The start of a further segment is in there too, and not whole.
+            yield codes[:, : _SEGMENTS * slot], None if scales is None else scales[:_SEGMENTS]
+            held = held[:, _SEGMENTS * stride :]
+    if held.shape[1]:
+        yield _encode(model, held, count)
+
+
+def _decode_segments(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Iterator[np.ndarray]:
+    """Groups of segments, each after the segments of the group before that reach into it."""
+    stride, slot = model.config.chunk_stride, _slot(model)
+    reach = -(-slot * model.config.hop_length // stride) - 1
+    before = 0
+    codes, scales = np.zeros((0, 0), np.int64), np.zeros(0, np.float32)
+    for more, more_scales in blocks:
+        codes = np.concatenate([codes, more], axis=1) if codes.size else more
+        scales = np.concatenate([scales, _as_array(more_scales)])
+        while codes.shape[1] > (segments := before + _SEGMENTS) * slot:
+            audio = _decode(model, codes[:, : segments * slot], scales[:segments])
+            yield audio[:, before * stride : segments * stride]
+            before = min(reach, segments)
+            codes, scales = codes[:, (segments - before) * slot :], scales[segments - before :]
+    if codes.size:
+        yield _decode(model, codes, scales)[:, before * stride :]
+
+
+def _encode(model: CodecPreTrainedModel, audio: np.ndarray, count: int | None) -> Codes:
+    with torch.no_grad():
+        output = model.encode(_audio(model, audio), num_quantizers=count)
+    scales = None if output.audio_scales is None else output.audio_scales[0].float().cpu().numpy()
+    return output.audio_codes[0].cpu().numpy(), scales
+
+
+def _decode(model: CodecPreTrainedModel, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    gains = torch.from_numpy(scales)[None].to(model.device) if len(scales) else None
+    with torch.no_grad():
+        audio = model.decode(torch.from_numpy(codes)[None].to(model.device), audio_scales=gains).audio_values
+    return audio[0].float().cpu().numpy()
+
+
+def _audio(model: CodecPreTrainedModel, audio: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(audio))[None].to(model.device, model.dtype)
+
+
+def _slot(model: CodecPreTrainedModel) -> int:
+    """Frames of a full segment."""
+    return -(-model.config.chunk_length // model.config.hop_length)
+
+
+def _as_array(scales: np.ndarray | None) -> np.ndarray:
+    return np.zeros(0, np.float32) if scales is None else np.asarray(scales, np.float32)
 
 
 def _with_end(items: Iterable, end) -> Iterator[tuple]:

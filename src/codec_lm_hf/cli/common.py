@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 STDIO = Path("-")
+# What files call the bundled codec: its path differs from machine to machine.
+BUNDLED = "bundled:codec"
 
 
-def load_codec(name: str | None):
+def load_codec(name: str | None, revision: str | None = None):
     """The codec of `--codec` in eval mode, fused; the bundled one if none is named. Quietly."""
     import transformers
 
@@ -21,12 +23,18 @@ def load_codec(name: str | None):
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    return codec_lm_hf.AutoCodecModel.from_pretrained(name or codec_lm_hf.bundled("codec")).eval().fuse()
+    if name not in (None, BUNDLED):
+        return codec_lm_hf.AutoCodecModel.from_pretrained(name, revision=revision).eval().fuse()
+    model = codec_lm_hf.AutoCodecModel.from_pretrained(codec_lm_hf.bundled("codec")).eval().fuse()
+    model.config.name_or_path = BUNDLED
+    return model
 
 
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` only once it is complete; `-` is standard output.
+
+    What is no regular file, a pipe or a device, is written to as it is.
 
     Raises:
         OSError: the folder does not exist or cannot be written to.
@@ -36,9 +44,13 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist.")
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist; make it first.")
     if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder.")
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it.")
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -68,12 +80,25 @@ def input_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> list[tuple[Path, Path]]:
-    """What to read and where to write: one file, or every file found in a folder, keeping its layout."""
+    """What to read and where to write: one file, or every file found in a folder, keeping its layout.
+
+    Raises:
+        FileNotFoundError: nothing to read.
+        ValueError: two files of the folder would be written to one place.
+    """
     if source.is_dir():
         if not found:
             raise FileNotFoundError(f"{source} holds no file to work on.")
         target = output or source
-        return [(path, target / path.relative_to(source).with_suffix(suffix)) for path in found]
+        todo = [(path, target / path.relative_to(source).with_suffix(suffix)) for path in found]
+        taken: dict[Path, Path] = {}
+        for path, written in todo:
+            if written in taken:
+                raise ValueError(
+                    f"{taken[written]} and {path} would both be written to {written}; rename one of them."
+                )
+            taken[written] = path
+        return todo
     if source == STDIO:
         return [(source, output or STDIO)]
     return [(source, output or source.with_suffix(suffix))]

@@ -10,10 +10,14 @@ import typer
 
 def convert(
     family: Annotated[str, typer.Argument(help="Family, as `codec-lm list` names it.")],
-    checkpoint: Annotated[Path, typer.Option(help="Original checkpoint: a file, or a folder where there are several.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="Original checkpoint: a file, or a folder where there are several.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist or be empty.")],
     config: Annotated[Path | None, typer.Option(help="The original project's configuration (JSON or YAML).")] = None,
-    preset: Annotated[str | None, typer.Option(help="A published variant, where there is no configuration file.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A published variant, where there is no configuration file.")
+    ] = None,
 ) -> None:
     """Convert an original checkpoint into a directory for from_pretrained. Nothing in it is executed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -11,8 +12,12 @@ SUFFIXES = (".codes", ".ecdc", ".lyra")
 
 
 def decode(
-    source: Annotated[Path, typer.Argument(help=".codes, .ecdc or .lyra file, a folder of them, or - for standard input.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Audio file, folder, or - for standard output.")] = None,
+    source: Annotated[
+        Path, typer.Argument(help=".codes, .ecdc or .lyra file, a folder of them, or - for standard input.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Audio file, folder, or - for standard output.")
+    ] = None,
     codec: Annotated[
         str | None, typer.Option(help="Directory or repository id; by default the codec that the file names.")
     ] = None,
@@ -60,38 +65,72 @@ def write_from_codes(data: BinaryIO, file: BinaryIO, suffix: str, codec: str | N
     from ..bitstream.stream import decode_blocks, trimmed
 
     reader = CodesReader(data)
-    model = _codec(codec or _known(reader.header), models)
-    reader.header.check_codec(model)
-    write_audio(file, trimmed(decode_blocks(model, reader), reader), model.config, suffix)
+    header = reader.header
+    model = _codec(codec, models) if codec else _codec(_known(header), models, header.revision)
+    header.check_codec(model)
+    write_audio(file, trimmed(decode_blocks(model, _shown(reader, data)), reader), model.config, suffix)
+
+
+def _shown(reader, data: BinaryIO) -> Iterator:
+    """The blocks of a file, with a progress bar where there are minutes of audio in it."""
+    import os
+
+    from tqdm.auto import tqdm
+
+    header = reader.header
+    size = os.fstat(data.fileno()).st_size
+    per_second = header.num_codebooks * header.bits_per_code / 8 * header.sampling_rate / header.hop_length
+    with tqdm(total=size, unit="B", unit_scale=True, disable=size < 60 * per_second) as bar:
+        for block in reader:
+            bar.update(data.tell() - bar.n)
+            yield block
 
 
 def _known(header) -> str:
-    """The codec that a file names: the bundled one wherever it is installed, else a repository or directory."""
-    import codec_lm_hf
+    """The codec that a file names.
 
-    bundled = Path(codec_lm_hf.bundled("codec"))
-    return str(bundled) if Path(header.codec).name == bundled.name and not Path(header.codec).exists() else header.codec
+    Raises:
+        ValueError: it names a directory that is not there.
+    """
+    from .common import BUNDLED
+
+    name = header.codec
+    if name == BUNDLED or Path(name).exists() or (name.count("/") == 1 and not name.startswith((".", "/"))):
+        return name
+    raise ValueError(f"the file was written by the codec {name!r}, which is not here; name a copy of it with --codec.")
 
 
-def _codec(name: str, models: dict):
+def _codec(name: str, models: dict, revision: str | None = None):
     from .common import load_codec
 
-    if name not in models:
-        models[name] = load_codec(name)
-    return models[name]
+    if (name, revision) not in models:
+        models[name, revision] = load_codec(name, revision)
+    return models[name, revision]
 
 
 def write_audio(file: BinaryIO, blocks, config, suffix: str) -> None:
-    """Write blocks `(channels, samples)` as 16-bit audio."""
+    """Write blocks `(channels, samples)` as 16-bit audio; into a pipe by a temporary file, since headers come last."""
+    import shutil
+    import tempfile
+
     import numpy as np
     import soundfile
 
-    from ..processing.audio import EXTENSIONS
+    from ..processing.audio import EXTENSIONS, AudioFileError
 
     if suffix not in EXTENSIONS:
         raise ValueError(f"unknown audio format {suffix!r}; choose one of {', '.join(EXTENSIONS)}.")
     subtype = {".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}.get(suffix, "PCM_16")
     form = {".opus": "OGG", ".aif": "AIFF"}.get(suffix, suffix[1:].upper())
-    with soundfile.SoundFile(file, "w", config.sampling_rate, config.audio_channels, subtype, format=form) as sink:
-        for block in blocks:
-            sink.write(np.clip(block, -1, 1).T)
+    if not file.seekable():
+        with tempfile.TemporaryFile() as spool:
+            write_audio(spool, blocks, config, suffix)
+            spool.seek(0)
+            shutil.copyfileobj(spool, file)
+        return
+    try:
+        with soundfile.SoundFile(file, "w", config.sampling_rate, config.audio_channels, subtype, format=form) as sink:
+            for block in blocks:
+                sink.write(np.clip(block, -1, 1).T)
+    except soundfile.LibsndfileError as error:
+        raise AudioFileError(f"the audio cannot be written as {suffix[1:]}: {error}") from error

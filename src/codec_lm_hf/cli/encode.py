@@ -11,10 +11,16 @@ import typer
 
 def encode(
     source: Annotated[Path, typer.Argument(help="Audio file, folder of audio files, or - for standard input.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File, folder, or - for standard output.")] = None,
-    codec: Annotated[str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File, folder, or - for standard output.")
+    ] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")
+    ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Rate in kbps; the codec's highest by default.")] = None,
-    file_format: Annotated[str | None, typer.Option("--format", help="codes, ecdc or lyra; by the output's suffix.")] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="codes, ecdc or lyra; by the output's suffix.")
+    ] = None,
 ) -> None:
     """Turn audio into codes. Audio of another rate or number of channels is converted.
 
@@ -25,7 +31,9 @@ def encode(
     from ..processing.audio import audio_files
     from .common import load_codec, output_file, pairs
 
-    suffix = f".{file_format}" if file_format else (output.suffix if output and output.suffix else ".codes")
+    suffix = f".{file_format}" if file_format else ".codes"
+    if output and output.suffix and not file_format and not source.is_dir():
+        suffix = output.suffix
     found = audio_files(source) if source.is_dir() else []
     model = load_codec(codec)
     count = model.config.num_quantizers_for(bandwidth) if bandwidth is not None else model.config.num_codebooks
@@ -66,8 +74,6 @@ def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int)
 
     for codes, scales in encode_blocks(model, counted(), count):
         writer.write(codes, scales)
-    if samples == 0:
-        raise ValueError(f"{path} holds no samples.")
     writer.close(samples)
 
 
@@ -89,7 +95,7 @@ def audio_blocks(source: BinaryIO, path: Path, config) -> Iterator:
     """An audio file in blocks of ten seconds at the codec's rate and channels, with a progress bar where it is long.
 
     Raises:
-        AudioFileError: not audio, or damaged.
+        AudioFileError: not audio, damaged, or without a sample.
     """
     import soundfile
     import soxr
@@ -99,9 +105,13 @@ def audio_blocks(source: BinaryIO, path: Path, config) -> Iterator:
 
     try:
         with soundfile.SoundFile(source) as file:
+            if file.frames == 0:
+                raise AudioFileError(f"{path} holds no samples; leave it out.")
             resampler = None
             if file.samplerate != config.sampling_rate:
-                resampler = soxr.ResampleStream(file.samplerate, config.sampling_rate, config.audio_channels, "float32")
+                resampler = soxr.ResampleStream(
+                    file.samplerate, config.sampling_rate, config.audio_channels, "float32"
+                )
             bar = tqdm(total=file.frames, unit="sample", unit_scale=True, disable=file.frames < 60 * file.samplerate)
             with bar:
                 for block in file.blocks(10 * file.samplerate, dtype="float32", always_2d=True):

@@ -28,7 +28,9 @@ def info(
         seconds = reader.samples / header.sampling_rate
         for name, value in asdict(header).items():
             typer.echo(f"{name}: {value}")
-        typer.echo(f"frames: {frames}\nseconds: {seconds:.3f}\nkbps on disk: {size * 8 / max(seconds, 1e-9) / 1000:.3f}")
+        typer.echo(
+            f"frames: {frames}\nseconds: {seconds:.3f}\nkbps on disk: {size * 8 / max(seconds, 1e-9) / 1000:.3f}"
+        )
         return
     from .common import load_codec
 

@@ -9,9 +9,13 @@ import typer
 
 
 def roundtrip(
-    source: Annotated[Path | None, typer.Argument(help="Audio file; the recording that comes with the package by default.")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(help="Audio file; the recording that comes with the package by default.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out"),
-    codec: Annotated[str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")
+    ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Rate in kbps; the codec's highest by default.")] = None,
 ) -> None:
     """Code and decode a recording, measure the result, and write audio, codes and a picture.

@@ -11,7 +11,9 @@ import typer
 def train_codec(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe; see recipes/.")],
     data_root: Annotated[Path, typer.Option(help="Folder that the recipe's data folders are below.")] = Path("."),
-    start_from: Annotated[str | None, typer.Option("--from", help="Checkpoint to fine-tune instead of a fresh model.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="Checkpoint to fine-tune instead of a fresh model.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")] = False,
     output_dir: Annotated[Path | None, typer.Option(help="Replaces the recipe's.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Replaces the recipe's.")] = None,

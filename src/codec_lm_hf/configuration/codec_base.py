@@ -9,6 +9,9 @@ from transformers import PreTrainedConfig
 
 from ..hub import RemoteStubMixin
 
+# Recordings mastered hot, or stored as floats, may pass 1; nothing real comes near this, 16-bit integers do.
+LARGEST_PEAK = 32.0
+
 
 class CodecConfig(RemoteStubMixin, PreTrainedConfig):
     """Base of every codec's configuration.
@@ -57,6 +60,16 @@ class CodecConfig(RemoteStubMixin, PreTrainedConfig):
     @property
     def num_codebooks(self) -> int:
         raise AttributeError(f"{type(self).__name__} must define num_codebooks.")
+
+    @property
+    def chunk_length(self) -> int | None:
+        """Samples of a segment, for codecs that code a signal segment by segment."""
+        return None
+
+    @property
+    def chunk_stride(self) -> int | None:
+        """Samples from the start of a segment to the start of the next."""
+        return None
 
     @property
     def frame_rate(self) -> float:

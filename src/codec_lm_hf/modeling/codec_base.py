@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
-from ..configuration.codec_base import CodecConfig
+from ..configuration.codec_base import LARGEST_PEAK, CodecConfig
 from ..hub import HubModelMixin
 from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
 from .layers.stft import HannWindow
@@ -461,12 +462,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             )
         if input_values.shape[-1] == 0 or len(input_values) == 0:
             raise ValueError(f"input_values is empty, shape {tuple(input_values.shape)}; give at least one sample.")
-        if not input_values.is_floating_point():
-            raise ValueError(
-                f"input_values must be float in [-1, 1], got {input_values.dtype}; divide 16-bit samples by 32768."
-            )
-        if not torch.compiler.is_compiling() and not bool(torch.isfinite(input_values).all()):
-            raise ValueError("input_values holds NaN or infinite samples; clean the audio first (numpy.nan_to_num).")
+        self._check_samples(input_values)
         if padding_mask is None:
             return None
         if padding_mask.shape != (len(input_values), input_values.shape[-1]):
@@ -478,6 +474,24 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if not torch.compiler.is_compiling() and bool((lengths == input_values.shape[-1]).all()):
             return None
         return lengths
+
+    @staticmethod
+    def _check_samples(audio: Tensor) -> None:
+        if not audio.is_floating_point():
+            raise ValueError(
+                f"input_values must be float in [-1, 1], got {audio.dtype}; divide 16-bit samples by 32768."
+            )
+        if torch.compiler.is_compiling() or audio.numel() == 0:
+            return
+        # One pass over the samples; NaN comes through.
+        low, high = (float(value) for value in audio.detach().aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("input_values holds NaN or infinite samples; clean the audio first (numpy.nan_to_num).")
+        peak = max(-low, high)
+        if peak > LARGEST_PEAK:
+            raise ValueError(
+                f"input_values peaks at {peak:.0f}; expected floats in [-1, 1]: divide 16-bit samples by 32768."
+            )
 
     def _lengths(self, padding_mask: Tensor) -> Tensor:
         mask = padding_mask.bool()
@@ -518,8 +532,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if channels is None:
             if x.shape[-1]:
                 self._check_codes(x)
-        elif not bool(torch.isfinite(x).all()):
-            raise ValueError(f"{name} holds NaN or infinite samples; clean the audio first (numpy.nan_to_num).")
+        else:
+            self._check_samples(x)
 
     def _check_streamable(self) -> None:
         if not self.streamable:

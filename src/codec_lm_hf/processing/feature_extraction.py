@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
+from ..configuration.codec_base import LARGEST_PEAK
 from ..hub import RemoteStubMixin
 from .audio import to_format
-
-# Music mastered hot or float recordings may pass 1; nothing real comes near this, 16-bit integers do.
-_LARGEST_PEAK = 32.0
 
 
 class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
@@ -109,7 +107,7 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
         if not np.isfinite(audio).all():
             raise ValueError(f"{name} holds NaN or infinite samples; clean it first (numpy.nan_to_num).")
         peak = float(np.abs(audio).max())
-        if peak > _LARGEST_PEAK:
+        if peak > LARGEST_PEAK:
             raise ValueError(
                 f"{name} peaks at {peak:.0f}; expected floats in [-1, 1]. 16-bit samples must be divided by 32768."
             )

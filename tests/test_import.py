@@ -1,0 +1,114 @@
+"""What `import codec_lm_hf` costs and does, each time in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from transformers import AutoConfig, AutoModel, AutoModelForAudioTokenization
+
+import codec_lm_hf
+from codec_lm_hf.registry import FAMILIES
+from tests.common.tiny import TINY
+
+# A tenth of what importing transformers' own pieces takes: nobody who loads a model notices. Registration needs class
+# objects, so it imports every family; that stays cheap as long as nothing heavy stands at the top of their modules.
+BUDGET_SECONDS = 0.5
+HEAVY = ["soundfile", "soxr", "datasets", "gradio", "matplotlib", "scipy", "librosa", "accelerate", "pandas"]
+
+MEASURE = """
+    import sys, time
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, AutoProcessor
+    from transformers import SequenceFeatureExtractor
+    from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+    before, started = set(sys.modules), time.process_time()
+    import codec_lm_hf
+    print(json.dumps([time.process_time() - started, sorted(set(sys.modules) - before)]))
+"""
+
+
+def run(code: str, *arguments: object):
+    """What code prints last, read as JSON."""
+    code = "import json, sys\n" + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_it_adds_little_over_transformers_and_nothing_heavy():
+    """The best of three, in processor time: tests share their machine."""
+    runs = [run(MEASURE) for _ in range(3)]
+    assert min(seconds for seconds, _ in runs) < BUDGET_SECONDS
+    loaded = {name.split(".")[0] for name in runs[0][1]}
+    assert "codec_lm_hf" in loaded and not loaded & set(HEAVY)
+
+
+def test_public_names_are_there_and_unknown_ones_are_not():
+    assert {"AutoCodecModel", "EncodecCodecModel", "bundled", "convert"} <= set(dir(codec_lm_hf))
+    for name in codec_lm_hf.__all__:
+        assert getattr(codec_lm_hf, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'EncodecModel'"):
+        codec_lm_hf.EncodecModel  # noqa: B018
+
+
+def test_every_family_is_registered_under_its_auto_classes():
+    for row in FAMILIES:
+        config = row.load("config")()
+        assert type(AutoConfig.for_model(config.model_type)) is type(config)
+        autos = [AutoModel, AutoModelForAudioTokenization] if row.kind == "codec" else [AutoModel]
+        for auto in autos:
+            assert auto._model_mapping[type(config)] is row.load("model")
+
+
+def test_registering_again_changes_nothing():
+    def tables():
+        autos = (AutoModel, AutoModelForAudioTokenization)
+        return [dict(auto._model_mapping._extra_content) for auto in autos]
+
+    before = tables()
+    codec_lm_hf.register()
+    codec_lm_hf.register()
+    assert tables() == before
+
+
+def test_no_name_of_ours_is_taken_by_transformers():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    native = {*CONFIG_MAPPING_NAMES.values(), *MODEL_MAPPING_NAMES.values()}
+    for row in FAMILIES:
+        assert row.load("config").model_type not in CONFIG_MAPPING_NAMES
+        assert not {row.load("config").__name__, row.load("model").__name__} & native
+
+
+LATER = """
+    from transformers.models.auto import configuration_auto, modeling_auto
+    model_type, config, model = sys.argv[1:4]
+    configuration_auto.CONFIG_MAPPING_NAMES[model_type] = config
+    modeling_auto.MODEL_MAPPING_NAMES[model_type] = model
+    import codec_lm_hf
+    from transformers import AutoModel
+    ours = codec_lm_hf.AutoCodecModel.from_pretrained(sys.argv[4])
+    auto = type(AutoModel.from_pretrained(sys.argv[4])).__module__ if sys.argv[5] == "auto" else None
+    codec_lm_hf.register()
+    print(json.dumps([type(ours).__module__, auto]))
+"""
+
+
+@pytest.fixture
+def saved(tmp_path):
+    TINY["soundstream"].model().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_model_type_that_a_later_transformers_takes_is_left_to_it(saved):
+    found = run(LATER, "soundstream", "SomeConfig", "SomeModel", saved, "ours only")
+    assert found == ["codec_lm_hf.modeling.soundstream", None]
+
+
+def test_class_names_that_a_later_transformers_takes_do_no_harm(saved):
+    found = run(LATER, "some_type", "SoundStreamConfig", "SoundStreamModel", saved, "auto")
+    assert found == ["codec_lm_hf.modeling.soundstream"] * 2
