@@ -116,12 +116,9 @@ def write_audio(file: BinaryIO, blocks, config, suffix: str) -> None:
     import numpy as np
     import soundfile
 
-    from ..processing.audio import EXTENSIONS, AudioFileError
+    from ..processing.audio import AudioFileError, file_format
 
-    if suffix not in EXTENSIONS:
-        raise ValueError(f"unknown audio format {suffix!r}; choose one of {', '.join(EXTENSIONS)}.")
-    subtype = {".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}.get(suffix, "PCM_16")
-    form = {".opus": "OGG", ".aif": "AIFF"}.get(suffix, suffix[1:].upper())
+    container, subtype = file_format(suffix)
     if not file.seekable():
         with tempfile.TemporaryFile() as spool:
             write_audio(spool, blocks, config, suffix)
@@ -129,7 +126,9 @@ def write_audio(file: BinaryIO, blocks, config, suffix: str) -> None:
             shutil.copyfileobj(spool, file)
         return
     try:
-        with soundfile.SoundFile(file, "w", config.sampling_rate, config.audio_channels, subtype, format=form) as sink:
+        with soundfile.SoundFile(
+            file, "w", config.sampling_rate, config.audio_channels, subtype, format=container
+        ) as sink:
             for block in blocks:
                 sink.write(np.clip(block, -1, 1).T)
     except soundfile.LibsndfileError as error:

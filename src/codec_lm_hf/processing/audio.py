@@ -8,7 +8,18 @@ from typing import BinaryIO
 
 import numpy as np
 
-EXTENSIONS = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
+# Suffix -> libsndfile's names of the container and of what is written into it.
+_FORMATS = {
+    ".flac": ("FLAC", "PCM_16"),
+    ".wav": ("WAV", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+    ".aiff": ("AIFF", "PCM_16"),
+    ".aif": ("AIFF", "PCM_16"),
+    ".au": ("AU", "PCM_16"),
+}
+EXTENSIONS = tuple(_FORMATS)
 
 
 class AudioFileError(ValueError):
@@ -65,17 +76,32 @@ def to_format(
     return np.ascontiguousarray(audio, dtype=np.float32), rate
 
 
+def file_format(suffix: str) -> tuple[str, str]:
+    """What libsndfile calls the container and its content for a suffix: 16-bit samples, or the format's own.
+
+    Raises:
+        AudioFileError: no format has this suffix.
+    """
+    if suffix.lower() not in _FORMATS:
+        raise AudioFileError(f"unknown audio format {suffix!r}; choose one of {', '.join(EXTENSIONS)}.")
+    return _FORMATS[suffix.lower()]
+
+
 def save_audio(path: str | os.PathLike, audio: np.ndarray, sampling_rate: int) -> None:
     """Write `audio` `(channels, samples)`, clipped to [-1, 1], as 16-bit samples; the suffix chooses the format.
 
     The file appears whole or not at all.
+
+    Raises:
+        AudioFileError: it cannot be written: an unknown suffix, a rate that the format does not have, no such folder.
     """
     import soundfile
 
     path = Path(path)
+    container, subtype = file_format(path.suffix)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        soundfile.write(partial, np.clip(audio, -1, 1).T, sampling_rate, subtype="VORBIS" if path.suffix == ".ogg" else "PCM_16")
+        soundfile.write(partial, np.clip(audio, -1, 1).T, sampling_rate, subtype, format=container)
         partial.replace(path)
     except (soundfile.LibsndfileError, OSError) as error:
         partial.unlink(missing_ok=True)

@@ -56,6 +56,8 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
                 another rate than the codec's without `resample=True`.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        if rate <= 0:
+            raise ValueError(f"sampling_rate={rate} Hz; expected the rate of raw_audio, a positive number.")
         if rate != self.sampling_rate and not resample:
             raise ValueError(
                 f"sampling_rate={rate} Hz, but this codec works at {self.sampling_rate} Hz; pass resample=True, or "

@@ -1,0 +1,87 @@
+"""Audio files in and out."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from codec_lm_hf.processing.audio import AudioFileError, audio_files, load_audio, save_audio, to_format
+
+
+def tone(samples=4800, channels=1):
+    return np.stack([0.5 * np.sin(np.arange(samples) * 0.05 * (1 + channel)) for channel in range(channels)])
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".aiff", ".mp3", ".opus"])
+def test_every_format_comes_back(suffix, tmp_path):
+    path = tmp_path / f"tone{suffix}"
+    save_audio(path, tone(), 48000)
+    audio, rate = load_audio(path)
+    assert (audio.dtype, audio.shape[0], rate) == (np.float32, 1, 48000)
+    lossless = suffix in (".wav", ".flac", ".aiff")
+    assert audio.shape[1] == 4800 or not lossless
+    assert np.abs(audio[:, :4000] - tone()[:, :4000]).max() < (1e-4 if lossless else 0.2)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_rate_and_channels_are_converted_on_request(tmp_path):
+    path = tmp_path / "tone.wav"
+    save_audio(path, tone(channels=2), 48000)
+    mono, rate = load_audio(path, 16000, 1)
+    assert mono.shape == (1, 1600) and rate == 16000
+    stereo, _ = to_format(mono, 16000, None, 2)
+    np.testing.assert_array_equal(stereo[0], stereo[1])
+    assert load_audio(io.BytesIO(path.read_bytes()), channels=1)[0].shape == (1, 4800)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "x.wav cannot be read as audio"),
+        (b"RIFF1234WAVE", "x.wav cannot be read as audio"),
+        (b"not audio at all", "x.wav cannot be read as audio"),
+    ],
+)
+def test_what_is_no_audio_file_is_named(content, message, tmp_path):
+    path = tmp_path / "x.wav"
+    path.write_bytes(content)
+    with pytest.raises(AudioFileError, match=message):
+        load_audio(path)
+
+
+def test_missing_and_empty_files_and_too_many_channels(tmp_path):
+    with pytest.raises(AudioFileError, match="none.wav cannot be read as audio"):
+        load_audio(tmp_path / "none.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    with pytest.raises(AudioFileError, match="empty.wav holds no samples"):
+        load_audio(tmp_path / "empty.wav")
+    soundfile.write(tmp_path / "three.wav", np.zeros((9, 3)), 16000)
+    with pytest.raises(AudioFileError, match="three.wav has 3 channels; expected 2. Mix it down first"):
+        load_audio(tmp_path / "three.wav", channels=2)
+
+
+@pytest.mark.parametrize("name", ["none/x.wav", "x.unknown", "folder.wav"])
+def test_what_cannot_be_written_leaves_no_half_file(name, tmp_path):
+    (tmp_path / "folder.wav").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AudioFileError, match="x.wav cannot|folder.wav cannot|unknown audio format '.unknown'; choose"):
+        save_audio(tmp_path / name, tone(), 16000)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_is_there_stays_if_the_new_one_fails(tmp_path):
+    path = tmp_path / "x.wav"
+    path.write_bytes(b"old")
+    with pytest.raises(AudioFileError, match="x.wav cannot be written"):
+        save_audio(path, tone(), -1)
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_audio_files_are_found_at_any_depth(tmp_path):
+    for name in ("b.WAV", "deep/a.flac", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in audio_files(tmp_path)] == ["b.WAV", "a.flac"]
