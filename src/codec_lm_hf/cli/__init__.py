@@ -35,6 +35,15 @@ def main() -> None:
 
     try:
         app()
-    except (ValueError, ImportError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, _mistakes()):
+            raise
         typer.secho(f"codec-lm: {error}", err=True, fg=typer.colors.RED)
         sys.exit(2)
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """What the package and the libraries it reads files with raise about what they were given."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return ValueError, ImportError, OSError, StrictDataclassError

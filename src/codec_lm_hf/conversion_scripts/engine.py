@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from huggingface_hub import ModelCard
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -70,10 +71,11 @@ def read_checkpoint(path: Path) -> State:
             f"{path} holds more than tensors and was not loaded, because its pickle could run code: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:
+        # A damaged stream can make the restricted unpickler stumble in any way: all of them mean the same here.
         raise ConversionError(f"{path} cannot be read as a checkpoint; it may be cut short: {error}") from error
-    if not isinstance(state, dict):
-        raise ConversionError(f"{path} holds a {type(state).__name__}; expected a dict of tensors.")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ConversionError(f"{path} holds a {type(state).__name__}; expected a dict of tensors by name.")
     return state
 
 
@@ -133,6 +135,9 @@ def check_complete(expected: dict[str, torch.Size], found: dict[str, torch.Size]
 def load_original(converter: Converter, checkpoint: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """Build our model from an original checkpoint, every key accounted for."""
     state = rename((converter.read or read_checkpoint)(checkpoint), converter.rules)
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ConversionError(f"{checkpoint} holds a {type(value).__name__} at {key}; expected a tensor.")
     model = converter.model_class(config).eval()
     expected = model.state_dict()
     check_complete({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in state.items()})
@@ -148,10 +153,18 @@ def resolve_config(
         raise ConversionError("give a configuration or a preset, not both.")
     if config is not None:
         original = config if isinstance(config, dict) else _read_config(Path(config))
-        return converter.config_from_original(original), {"config": original}
+        try:
+            return converter.config_from_original(original), {"config": original}
+        except (StrictDataclassError, TypeError, AttributeError) as error:
+            raise ConversionError(
+                f"the configuration is none of this family's originals ({error}); give the original project's own."
+            ) from error
     presets = converter.config_class.presets
+    if preset is not None and preset not in presets:
+        raise ConversionError(f"there is no preset {preset!r}; choose one of {', '.join(sorted(presets))}.")
     if preset is None:
-        preset = next((name for name in presets if checkpoint.name.startswith(name)), None)
+        named = (name for name in presets if len(presets) == 1 or checkpoint.name.startswith(name))
+        preset = next(named, None)
     if preset is None:
         raise ConversionError(
             f"{checkpoint.name} holds weights only, and its name is none of a published variant; give --preset (one of "
@@ -165,14 +178,13 @@ def _read_config(path: Path) -> dict:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path} cannot be read as a configuration: {error}") from error
-    if path.suffix in (".yaml", ".yml"):
-        import yaml
-
-        return yaml.safe_load(text)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConversionError(f"{path} is not valid JSON: {error}") from error
+        config = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise ConversionError(f"{path} is not valid {path.suffix[1:].upper() or 'JSON'}: {error}") from error
+    if not isinstance(config, dict):
+        raise ConversionError(f"{path} holds a {type(config).__name__}; expected fields by name.")
+    return config
 
 
 def sha256(path: Path) -> str:
