@@ -21,7 +21,7 @@ def convert(
 ) -> None:
     """Convert an original checkpoint into a directory for from_pretrained. Nothing in it is executed.
 
-    Example: codec-lm convert encodec --checkpoint encodec_24khz-d7cc33bc.th --output my-codec
+    Example: codec-lm convert encodec --checkpoint encodec_24khz.th -o my-codec
     """
     import transformers
 

@@ -1,0 +1,101 @@
+"""The example that every command's --help shows runs as it is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from codec_lm_hf.cli import app
+from codec_lm_hf.demo.roundtrip import SPEECH
+
+PROJECT = Path(__file__).parents[2]
+COMMANDS = [command.name for command in app.registered_commands]
+
+
+def codec_lm(*arguments: str):
+    """Run a command in the current folder, on a terminal of 80 columns: a wrapped example would not run."""
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+
+
+def examples(command: str) -> list[list[str]]:
+    """Arguments of the examples that a command's help shows."""
+    lines = re.findall(r"^\s*Example: codec-lm (.+?)\s*$", codec_lm(command, "--help").output, re.M)
+    assert lines, f"codec-lm {command} --help shows no example"
+    return [shlex.split(line) for line in lines]
+
+
+def prepare_recording(folder: Path) -> None:
+    audio, rate = soundfile.read(SPEECH)
+    soundfile.write(folder / "speech.wav", audio[: 2 * rate], rate)
+
+
+def prepare_codes(folder: Path) -> None:
+    prepare_recording(folder)
+    codec_lm("encode", str(folder / "speech.wav"))
+
+
+def prepare_checkpoint(folder: Path) -> None:
+    """Every tensor of the published file, by name and shape, with zeros in it."""
+    layout = json.loads((PROJECT / "tests" / "parity" / "layouts" / "encodec" / "encodec_24khz.json").read_text())
+    state = {key: torch.zeros(shape) for key, (*shape, _) in layout["tensors"].items()}
+    torch.save(state, folder / "encodec_24khz.th")
+
+
+def prepare_recipe(folder: Path) -> None:
+    """The recipe with two steps of a small model, and a little data where it looks for it."""
+    recipe = yaml.safe_load((PROJECT / "recipes" / "bundled_codec.yaml").read_text())
+    recipe["model"] |= {"hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1, "codebook_size": 16}
+    recipe["model"] |= {"kmeans_iterations": 1}
+    recipe["discriminator"] |= {"filters": 2}
+    recipe["data"] |= {"eval_limit": 1, "eval_seconds": 0.5}
+    recipe["training"] |= {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0, "bf16": False}
+    recipe["training"] |= {"lr_scheduler_kwargs": {"num_decay_steps": 1}}
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "bundled_codec.yaml").write_text(yaml.safe_dump(recipe))
+    audio, rate = soundfile.read(SPEECH)
+    for data in {*recipe["data"]["train"], *recipe["data"]["eval"]}:
+        place = folder / "DATA" / data
+        place.mkdir(parents=True)
+        for number in range(2):
+            soundfile.write(place / f"{number}.wav", audio[: 2 * rate], rate)
+
+
+PREPARE = {
+    "encode": prepare_recording,
+    "decode": prepare_codes,
+    "convert": prepare_checkpoint,
+    "train-codec": prepare_recipe,
+}
+LEAVES = {
+    "encode": ["speech.codes"],
+    "decode": ["back.wav"],
+    "convert": ["my-codec/config.json", "my-codec/model.safetensors", "my-codec/conversion.json"],
+    "roundtrip": ["out/reconstructed.wav", "out/roundtrip.png"],
+    "train-codec": ["runs/bundled_codec/model.safetensors"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_in_the_help_runs_as_printed(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    PREPARE.get(command, lambda folder: None)(tmp_path)
+    for arguments in examples(command):
+        done = codec_lm(*arguments)
+        assert done.exit_code == 0, (done.output, done.exception)
+    for file in LEAVES.get(command, []):
+        assert (tmp_path / file).stat().st_size > 0
+
+
+def test_the_program_itself_lists_its_commands():
+    text = codec_lm("--help").output
+    assert all(command in text for command in COMMANDS)
+    bare = codec_lm()
+    assert bare.exit_code == 2 and bare.output == text
