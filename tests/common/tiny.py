@@ -86,6 +86,16 @@ TINY: dict[str, TinyCase] = {
             "denoising": "encoder",
         },
     ),
+    "soundstream_lyra": TinyCase(
+        "soundstream_lyra",
+        {
+            "target_bandwidths": (0.2, 0.4, 0.8),
+            "hidden_size": 16,
+            "channels": (8, 8, 16, 32),
+            "num_quantizers": 4,
+            "kmeans_iterations": 2,
+        },
+    ),
     "stft_codec": TinyCase(
         "stft_codec",
         {

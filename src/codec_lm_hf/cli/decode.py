@@ -21,6 +21,9 @@ def decode(
     codec: Annotated[
         str | None, typer.Option(help="Directory or repository id; by default the codec that the file names.")
     ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="Rate in kbps that .lyra files were written with: they do not say it.")
+    ] = None,
 ) -> None:
     """Turn codes back into audio.
 
@@ -37,10 +40,18 @@ def decode(
         if source.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
         with input_file(path) as data, output_file(target) as file:
-            write_decoded(path, data, file, target.suffix or ".wav", codec, models)
+            write_decoded(path, data, file, target.suffix or ".wav", codec, models, bandwidth)
 
 
-def write_decoded(path: Path, data: BinaryIO, file: BinaryIO, suffix: str, codec: str | None, models: dict) -> None:
+def write_decoded(
+    path: Path,
+    data: BinaryIO,
+    file: BinaryIO,
+    suffix: str,
+    codec: str | None,
+    models: dict,
+    bandwidth: float | None = None,
+) -> None:
     """Decode one open file into an open audio file."""
     kind = path.suffix if path.suffix in SUFFIXES else ".codes"
     if kind == ".codes":
@@ -54,9 +65,10 @@ def write_decoded(path: Path, data: BinaryIO, file: BinaryIO, suffix: str, codec
 
         audio = decompress(model, data.read())
     else:
-        from ..bitstream.lyra import decompress
+        from ..bitstream.lyra import decompress, to_pcm16
 
-        audio = decompress(model, data.read())
+        # These steps survive being written as 16-bit audio: the file is the original's, not one that was rounded.
+        audio = to_pcm16(decompress(data.read(), model, bandwidth=bandwidth)).astype("float32") / 32768
     write_audio(file, [audio], model.config, suffix)
 
 

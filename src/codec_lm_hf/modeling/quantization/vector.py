@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.precision import Float32Buffers
 from .kmeans import broadcast, cluster_statistics, kmeans, nearest, sample_vectors
 
 
@@ -26,7 +27,7 @@ class QuantizerOutput(NamedTuple):
     commitment_loss: Tensor
 
 
-class EuclideanCodebook(nn.Module):
+class EuclideanCodebook(Float32Buffers):
     """A codebook that follows the vectors it is given: k-means on the first batch, then moving averages.
 
     Buffers are float32 whatever the model's dtype is: nearest neighbours change with the precision.
@@ -59,12 +60,8 @@ class EuclideanCodebook(nn.Module):
         self._half_squared_norms: Tensor | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        def keep_float32(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if tensor.is_floating_point() and moved.dtype != tensor.dtype else moved
-
         self._half_squared_norms = None
-        return super()._apply(keep_float32, recurse)
+        return super()._apply(fn, recurse)
 
     def fuse(self) -> None:
         """Compute the entries' norms once, for inference."""
