@@ -3,7 +3,7 @@
 What it needs beyond the package:
 
     pip install 'codec-lm-hf[metrics,judge]'
-    pip install --no-deps resemblyzer==0.1.4   # asks for a webrtcvad that does not build; the extra has one that does
+    pip install --no-deps resemblyzer==0.1.4   # its own webrtcvad does not import; the extra has one that does
     apt install opus-tools                     # the anchor; left out, and said so, where it is missing
 
 Words are recognised by Moonshine tiny-en with half a second of silence on both sides. Word errors are counted after

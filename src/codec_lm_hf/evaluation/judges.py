@@ -1,7 +1,8 @@
 """Judges that listen: ViSQOL for quality, a recogniser for words, a speaker encoder for voices (extra `judge`).
 
-All of them come from Python packages with their weights inside, so they run without a network. One package cannot be
-named in the extra, because it asks for a build of webrtcvad from source that fails beside a current setuptools:
+All of them come from Python packages with their weights inside, so they run without a network. One package is not part
+of the extra: resemblyzer asks for webrtcvad, which is compiled from source and then does not import beside a current
+setuptools. The extra has webrtcvad-wheels in its place, so:
 
     pip install 'codec-lm-hf[judge]'
     pip install --no-deps resemblyzer==0.1.4
