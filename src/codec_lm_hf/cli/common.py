@@ -30,6 +30,27 @@ def load_codec(name: str | None, revision: str | None = None):
     return model
 
 
+def load_entropy_lm(name: str):
+    """The entropy model of `--lm` in eval mode. Quietly.
+
+    Raises:
+        ValueError: it is a model of another kind.
+    """
+    import transformers
+
+    import codec_lm_hf
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(name)
+    if not isinstance(config, codec_lm_hf.EncodecEntropyLMConfig):
+        raise ValueError(
+            f"{name} is a {config.model_type} and no entropy model of EnCodec; make one by "
+            "`codec-lm convert encodec_entropy_lm`."
+        )
+    return codec_lm_hf.EncodecEntropyLMModel.from_pretrained(name).eval()
+
+
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` only once it is complete; `-` is standard output.

@@ -21,6 +21,9 @@ def decode(
     codec: Annotated[
         str | None, typer.Option(help="Directory or repository id; by default the codec that the file names.")
     ] = None,
+    lm: Annotated[
+        str | None, typer.Option(help="The entropy model that .ecdc files were written with, if they were.")
+    ] = None,
     bandwidth: Annotated[
         float | None, typer.Option(help="Rate in kbps that .lyra files were written with: they do not say it.")
     ] = None,
@@ -40,7 +43,7 @@ def decode(
         if source.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
         with input_file(path) as data, output_file(target) as file:
-            write_decoded(path, data, file, target.suffix or ".wav", codec, models, bandwidth)
+            write_decoded(path, data, file, target.suffix or ".wav", codec, models, lm, bandwidth)
 
 
 def write_decoded(
@@ -50,10 +53,11 @@ def write_decoded(
     suffix: str,
     codec: str | None,
     models: dict,
+    lm: str | None = None,
     bandwidth: float | None = None,
 ) -> None:
     """Decode one open file into an open audio file."""
-    kind = path.suffix if path.suffix in SUFFIXES else ".codes"
+    kind = path.suffix if path.suffix in SUFFIXES else _kind(data)
     if kind == ".codes":
         write_from_codes(data, file, suffix, codec, models)
         return
@@ -63,7 +67,7 @@ def write_decoded(
     if kind == ".ecdc":
         from ..bitstream.ecdc import decompress
 
-        audio = decompress(model, data.read())
+        audio = decompress(data.read(), model, None if lm is None else _entropy_lm(lm, models))
     else:
         from ..bitstream.lyra import decompress, to_pcm16
 
@@ -110,6 +114,21 @@ def _known(header) -> str:
     if name == BUNDLED or Path(name).exists() or (name.count("/") == 1 and not name.startswith((".", "/"))):
         return name
     raise ValueError(f"the file was written by the codec {name!r}, which is not here; name a copy of it with --codec.")
+
+
+def _kind(data: BinaryIO) -> str:
+    """The format of what comes without a suffix, by its first bytes."""
+    start = data.read(4)
+    data.seek(0)
+    return ".ecdc" if start == b"ECDC" else ".codes"
+
+
+def _entropy_lm(name: str, models: dict):
+    from .common import load_entropy_lm
+
+    if ("lm", name) not in models:
+        models["lm", name] = load_entropy_lm(name)
+    return models["lm", name]
 
 
 def _codec(name: str, models: dict, revision: str | None = None):

@@ -21,6 +21,9 @@ def encode(
     file_format: Annotated[
         str | None, typer.Option("--format", help="codes, ecdc or lyra; by the output's suffix.")
     ] = None,
+    lm: Annotated[
+        str | None, typer.Option(help="EnCodec's entropy model, for smaller .ecdc files: directory or repository id.")
+    ] = None,
 ) -> None:
     """Turn audio into codes. Audio of another rate or number of channels is converted.
 
@@ -29,23 +32,26 @@ def encode(
     from tqdm.auto import tqdm
 
     from ..processing.audio import audio_files
-    from .common import load_codec, output_file, pairs
+    from .common import load_codec, load_entropy_lm, output_file, pairs
 
     suffix = f".{file_format}" if file_format else ".codes"
     if output and output.suffix and not file_format and not source.is_dir():
         suffix = output.suffix
+    if lm is not None and suffix != ".ecdc":
+        raise ValueError(f"--lm makes .ecdc files smaller and does nothing for {suffix} files: leave it out.")
     found = audio_files(source) if source.is_dir() else []
     model = load_codec(codec)
+    entropy_lm = None if lm is None else load_entropy_lm(lm)
     count = model.config.num_quantizers_for(bandwidth) if bandwidth is not None else model.config.num_codebooks
     todo = pairs(source, output, found, suffix)
     for path, target in tqdm(todo, unit="file", disable=len(todo) < 2):
         if source.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
         with output_file(target) as file:
-            write_encoded(path, file, model, count, suffix)
+            write_encoded(path, file, model, count, suffix, entropy_lm)
 
 
-def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str) -> None:
+def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str, lm=None) -> None:
     """Encode one audio file into an open file, in the format that `suffix` names."""
     from .common import input_file
 
@@ -54,7 +60,7 @@ def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str) ->
             write_codes(source, path, file, model, count)
     elif suffix in (".ecdc", ".lyra"):
         with input_file(path) as source:
-            write_foreign(source, path, file, model, count, suffix)
+            write_foreign(source, path, file, model, count, suffix, lm)
     else:
         raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc or .lyra (--format codes).")
 
@@ -77,14 +83,14 @@ def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int)
     writer.close(samples)
 
 
-def write_foreign(source: BinaryIO, path: Path, file: BinaryIO, model, count: int, suffix: str) -> None:
+def write_foreign(source: BinaryIO, path: Path, file: BinaryIO, model, count: int, suffix: str, lm=None) -> None:
     from ..processing.audio import load_audio
 
     audio, _ = load_audio(source, model.config.sampling_rate, model.config.audio_channels, str(path))
     if suffix == ".ecdc":
         from ..bitstream.ecdc import compress
 
-        file.write(compress(model, audio, model.config.bandwidth_of(count)))
+        file.write(compress(model, audio, num_quantizers=count, lm=lm))
     else:
         from ..bitstream.lyra import compress
 

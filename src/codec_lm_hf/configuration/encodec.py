@@ -121,6 +121,9 @@ class EncodecCodecConfig(CodecConfig):
         """Also reads the `config.json` of transformers' own EnCodec checkpoints."""
         if config_dict.get("model_type") == "encodec":
             config_dict = {k: v for k, v in config_dict.items() if k not in ("model_type", "architectures")}
+            # They do not say what the original calls them, and only these two have a name there.
+            names = {24_000: "encodec_24khz", 48_000: "encodec_48khz"}
+            config_dict.setdefault("original_name", names.get(config_dict.get("sampling_rate")))
         return super().from_dict(config_dict, **kwargs)
 
     @property
