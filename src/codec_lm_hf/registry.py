@@ -72,7 +72,7 @@ FAMILIES: tuple[Family, ...] = (
         layouts=("encodec/encodec_lm_24khz", "encodec/encodec_lm_48khz"),
         weights_license="not stated by the publisher (the repository's MIT licence names its code)",
         paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
-        summary="probabilities equal runs of the original; its .ecdc streams are written and read bit for bit",
+        summary="probabilities equal runs of the original; .ecdc bytes too, where float32 has the same last bits",
     ),
     Family(
         name="soundstream",
