@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import shutil
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +17,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from codec_lm_hf.bitstream.codes import CodesReader
-from codec_lm_hf.cli import app
+from codec_lm_hf.cli import app, main
 from codec_lm_hf.registry import FAMILIES
 from tests.common.tiny import TINY
 
@@ -91,17 +97,113 @@ def test_folders(codecs, speech, tmp_path):
     ]
 
 
+def write(path, value):
+    """A recording of floats that are all the same."""
+    soundfile.write(path, np.full(3000, value, np.float32), 16000, subtype="FLOAT")
+
+
 def command(*arguments, stdin=None):
     return subprocess.run(
         [sys.executable, "-m", "codec_lm_hf.cli", *map(str, arguments)], input=stdin, capture_output=True, check=False
     )
 
 
-def test_standard_input_and_output(codecs, speech):
+def test_standard_input_and_output(codecs, speech, tmp_path):
     encoded = command("encode", "-", "--codec", codecs / "encodec", stdin=speech.read_bytes())
-    assert encoded.stdout[:4] == b"CLMC", encoded.stderr
     decoded = command("decode", "-", stdin=encoded.stdout)
-    assert decoded.stdout[:4] == b"RIFF", decoded.stderr
+    run("encode", speech, "-o", tmp_path / "x.codes", "--codec", codecs / "encodec")
+    run("decode", tmp_path / "x.codes")
+    assert encoded.stdout == (tmp_path / "x.codes").read_bytes(), encoded.stderr
+    assert decoded.stdout == (tmp_path / "x.wav").read_bytes(), decoded.stderr
+
+
+def test_damage_sends_nothing_to_standard_output(codecs, speech, tmp_path):
+    run("encode", speech, "-o", tmp_path / "x.codes", "--codec", codecs / "encodec")
+    damaged = bytearray((tmp_path / "x.codes").read_bytes())
+    damaged[-30] ^= 1
+    done = command("decode", "-", stdin=bytes(damaged))
+    assert (done.returncode, done.stdout) == (2, b"") and b"checksum" in done.stderr
+
+
+def test_devices_and_pipes_are_written_to_and_not_replaced(codecs, speech, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    run("encode", speech, "-o", pipe, "--codec", codecs / "stft_codec")
+    assert reader.communicate()[0][:4] == b"CLMC" and pipe.is_fifo()
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".opus"])
+def test_decodes_into_every_audio_format(suffix, codecs, speech, tmp_path):
+    run("encode", speech, "--codec", codecs / "stft_codec")
+    run("decode", speech.with_suffix(".codes"), "-o", tmp_path / f"back{suffix}")
+    assert soundfile.info(tmp_path / f"back{suffix}").duration == pytest.approx(30000 / 22050, abs=0.1)
+
+
+def test_a_codec_that_is_not_there_any_more_is_named(codecs, speech, tmp_path):
+    shutil.copytree(codecs / "encodec", tmp_path / "moved" / "codec")
+    run("encode", speech, "--codec", tmp_path / "moved" / "codec")
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        ValueError, match=r"written by the codec '.*moved/codec', which is not here; name a copy of it"
+    ):
+        run("decode", speech.with_suffix(".codes"))
+    run("decode", speech.with_suffix(".codes"), "--codec", tmp_path / "elsewhere" / "codec")
+    with pytest.raises(ValueError, match="decode it with"):
+        run("decode", speech.with_suffix(".codes"), "--codec", codecs / "stft_codec")
+
+
+def test_files_of_the_bundled_codec_name_it_wherever_it_is_installed(speech):
+    run("encode", speech)
+    output = run("info", speech.with_suffix(".codes"))
+    assert "codec: bundled:codec" in output and "revision: None" in output
+    run("decode", speech.with_suffix(".codes"))
+
+
+def test_a_folder_s_files_do_not_overwrite_each_other(codecs, tmp_path):
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, np.zeros(100), 16000)
+    with pytest.raises(ValueError, match=r"a.flac and .*a.wav would both be written to .*a.codes; rename one"):
+        run("encode", tmp_path, "--codec", codecs / "stft_codec")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.flac", "a.wav"]
+
+
+def test_a_folder_may_have_a_dot_in_its_name(codecs, speech, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.wav").write_bytes(speech.read_bytes())
+    run("encode", tmp_path / "in", "-o", tmp_path / "out.v1", "--codec", codecs / "stft_codec")
+    assert (tmp_path / "out.v1" / "a.codes").is_file()
+
+
+LONG = """
+    import re, sys
+    from pathlib import Path
+    from codec_lm_hf.cli import app
+    wav, codes, back, codec = sys.argv[1:]
+    for arguments in (["encode", wav, "-o", codes, "--codec", codec], ["decode", codes, "-o", back]):
+        app(arguments, standalone_mode=False)
+        print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
+"""
+
+
+# Not by `resource.getrusage`: that counts what the parent had when it forked.
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, as Linux has it")
+@pytest.mark.parametrize("name", ["stft_codec", "encodec-segments"])
+def test_memory_does_not_grow_with_the_recording_and_progress_is_shown(name, codecs, tmp_path):
+    """Megabytes at the peak of encoding and of decoding: the same for two minutes and for eight, so for an hour."""
+    peaks = []
+    files = [tmp_path / "long.wav", tmp_path / "long.codes", tmp_path / "back.wav", codecs / name]
+    for minutes in (2, 8):
+        noise = np.random.default_rng(0).standard_normal(minutes * 60 * 16000, np.float32) * 0.1
+        soundfile.write(files[0], noise, 16000)
+        code = [sys.executable, "-c", textwrap.dedent(LONG)]
+        done = subprocess.run([*code, *map(str, files)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append([float(line) for line in done.stdout.split()])
+        assert "100%" in done.stderr and "sample/s" in done.stderr and "B/s" in done.stderr
+        assert soundfile.info(files[2]).duration == pytest.approx(minutes * 60, abs=0.01)
+    # Six more minutes are 23 MB of float samples; whoever kept them would keep more than one copy.
+    assert peaks[1] == pytest.approx(peaks[0], abs=20)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +212,13 @@ def test_standard_input_and_output(codecs, speech):
         (lambda p: (p / "x.wav").write_bytes(b""), ["encode", "x.wav"], "x.wav cannot be read as audio"),
         (lambda p: (p / "x.wav").write_bytes(b"not audio"), ["encode", "x.wav"], "x.wav cannot be read as audio"),
         (lambda p: soundfile.write(p / "x.wav", np.zeros(0), 16000), ["encode", "x.wav"], "x.wav holds no samples"),
-        (lambda p: soundfile.write(p / "x.wav", np.zeros((99, 3)), 16000), ["encode", "x.wav", "--format", "mp4"], "unknown format"),
+        (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "--format", "mp4"], "unknown format"),
+        (lambda p: write(p / "x.wav", np.nan), ["encode", "x.wav"], "holds NaN or infinite samples; clean"),
+        (lambda p: write(p / "x.wav", -np.inf), ["encode", "x.wav"], "holds NaN or infinite samples; clean"),
+        (lambda p: write(p / "x.wav", 20000), ["encode", "x.wav"], "; expected floats in [-1, 1]: divide 16-bit"),
+        (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "--bandwidth", "7"], "bandwidth=7 kbps is not offered"),
+        (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "-o", ".", "--format", "codes"], "it is a folder"),
+        (lambda p: (p / "empty").mkdir(), ["encode", "empty"], "empty holds no file to work on"),
         (lambda p: None, ["encode", "none.wav"], "none.wav is not a file"),
         (lambda p: (p / "x.codes").write_bytes(b"CLM"), ["decode", "x.codes"], "cut short"),
         (lambda p: (p / "x.codes").write_bytes(b"RIFFxxxxxxxx"), ["decode", "x.codes"], "no .codes file"),
@@ -119,16 +227,59 @@ def test_standard_input_and_output(codecs, speech):
         (lambda p: (p / "r.yaml").write_text("modle: {}"), ["train-codec", "r.yaml"], "unknown section 'modle'"),
     ],
 )
-def test_mistakes_end_in_one_line_and_leave_no_file(prepare, arguments, message, tmp_path, monkeypatch, codecs):
+def test_mistakes_end_in_one_line_and_leave_no_file(prepare, arguments, message, tmp_path, monkeypatch, codecs, capfd):
     prepare(tmp_path)
     before = sorted(tmp_path.iterdir())
     extra = ["--codec", str(codecs / "encodec")] if arguments[0] in ("encode", "decode") else []
     monkeypatch.chdir(tmp_path)
-    done = command(*arguments, *extra)
-    assert done.returncode == 2
-    assert message in done.stderr.decode()
-    assert "Traceback" not in done.stderr.decode()
+    monkeypatch.setattr(sys, "argv", ["codec-lm", *arguments, *extra])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in capfd.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_channels_beyond_two_are_mixed_down_for_mono_and_refused_for_stereo(codecs, tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros((9000, 3)), 16000)
+    run("encode", tmp_path / "x.wav", "--codec", codecs / "stft_codec")
+    with pytest.raises(ValueError, match="x.wav has 3 channels; expected 2. Mix it down first"):
+        run("encode", tmp_path / "x.wav", "-o", tmp_path / "y.codes", "--codec", codecs / "encodec-segments")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.codes", "x.wav"]
+
+
+def test_an_empty_recording_is_refused_by_a_codec_that_works_in_segments(codecs, tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros((0, 2)), 16000)
+    with pytest.raises(ValueError, match="x.wav holds no samples"):
+        run("encode", tmp_path / "x.wav", "--codec", codecs / "encodec-segments")
+
+
+def test_damaged_weights_end_in_one_line(codecs, speech, tmp_path):
+    shutil.copytree(codecs / "encodec", tmp_path / "codec")
+    weights = tmp_path / "codec" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    done = command("encode", speech, "--codec", tmp_path / "codec")
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert b"are no complete safetensors file" in done.stderr and b"download or copy them again" in done.stderr
+
+
+def test_a_full_disk_leaves_no_half_file(codecs, speech, tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fdopen", lambda handle, mode: Full(handle, mode))
+    with pytest.raises(OSError, match="No space left"):
+        run("encode", speech, "-o", tmp_path / "x.codes", "--codec", codecs / "stft_codec")
+    assert [path.name for path in tmp_path.iterdir()] == ["speech.wav"]
+
+
+def test_a_file_that_is_there_stays_if_the_new_one_fails(codecs, tmp_path):
+    (tmp_path / "x.codes").write_bytes(b"old")
+    write(tmp_path / "bad.wav", np.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        run("encode", tmp_path / "bad.wav", "-o", tmp_path / "x.codes", "--codec", codecs / "stft_codec")
+    assert (tmp_path / "x.codes").read_bytes() == b"old"
 
 
 def test_output_that_cannot_be_written(codecs, speech, tmp_path):
