@@ -188,6 +188,24 @@ def test_every_auto_class_loads_every_codec_then_offline(hub, pushed, new_client
     assert len(hub.requests) == asked
 
 
+def test_a_loaded_codec_knows_its_commit(hub, saved, pushed, new_client):
+    """`.codes` files name it, and decoding loads just that."""
+    code = """
+        import codec_lm_hf
+        from codec_lm_hf.bitstream.codes import CodesHeader
+        from transformers import AutoModel
+        models = [auto.from_pretrained(argv[0]) for auto in (AutoModel, codec_lm_hf.AutoCodecModel)]
+        models.append(AutoModel.from_pretrained(argv[0], revision=argv[1]))
+        models.append(AutoModel.from_pretrained(argv[2]))
+        print(json.dumps([[CodesHeader.of(model).codec, CodesHeader.of(model).revision] for model in models]))
+    """
+    repo = hub.model("alice/encodec")
+    pinned = list(repo.commits)[1]
+    found = new_client().run(code, "alice/encodec", pinned, saved["encodec"])
+    newest = ["alice/encodec", repo.sha("main")]
+    assert found == [newest, newest, ["alice/encodec", pinned], [str(saved["encodec"]), None]]
+
+
 def test_discriminator_goes_the_same_way(hub, new_client, tmp_path):
     row = family("ms_stft_discriminator")
     config = row.load("config")(filters=4, n_ffts=(64,), hop_lengths=(16,), win_lengths=(64,))
