@@ -188,7 +188,9 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         """
         count = self._count(num_quantizers, bandwidth)
         lengths = self._check_audio(input_values, padding_mask)
-        output = self._encode(input_values, lengths, count)
+        # Codes carry no gradient, so nothing is recorded for one.
+        with torch.no_grad():
+            output = self._encode(input_values, lengths, count)
         return output if self._as_dict(return_dict) else output.to_tuple()
 
     def decode(
@@ -501,7 +503,9 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             raise ValueError("padding_mask has padding before or between real samples; pad at the right.")
         if bool((lengths == 0).any()):
-            raise ValueError(f"rows {(lengths == 0).nonzero().flatten().tolist()} of padding_mask hold no real sample.")
+            raise ValueError(
+                f"rows {(lengths == 0).nonzero().flatten().tolist()} of padding_mask hold no real sample."
+            )
         return lengths
 
     def _check_codes(self, codes: Tensor) -> None:

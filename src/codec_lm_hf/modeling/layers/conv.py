@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from .streaming import Stream, TimeContext, lengths_of, zero_padding
+from . import cpu_inference
+from .streaming import Stream, TimeContext, kept_apart, lengths_of, zero_padding
 
 PAD_MODES = ("constant", "reflect")
 NORM_TYPES = ("none", "weight_norm", "time_group_norm")
@@ -45,7 +46,9 @@ def _with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module,
 
 def _refuse_stream(norm: nn.Module | None, time: TimeContext | None) -> None:
     if isinstance(time, Stream) and norm is not None:
-        raise ValueError("time_group_norm looks at the whole signal and cannot be streamed; use encode() and decode().")
+        raise ValueError(
+            "time_group_norm looks at the whole signal and cannot be streamed; use encode() and decode()."
+        )
 
 
 def has_weight_norm(module: nn.Module) -> bool:
@@ -53,10 +56,19 @@ def has_weight_norm(module: nn.Module) -> bool:
 
 
 def fuse_weight_norm(module: nn.Module) -> None:
-    """Replace every weight-norm pair below `module` by the weight it stands for."""
+    """Replace every weight-norm pair below `module` by the weight it stands for, laid out as `cpu_inference` reads it."""
     for part in module.modules():
         if has_weight_norm(part):
             parametrize.remove_parametrizations(part, "weight")
+        if isinstance(part, (nn.Conv1d, nn.ConvTranspose1d)):
+            part.weight.data = cpu_inference.pack(part.weight.data).transpose(1, 2)
+
+
+def _runs_as_products(conv: nn.Conv1d | nn.ConvTranspose1d, x: Tensor) -> bool:
+    """Whether `cpu_inference` computes this convolution of `x`."""
+    (kernel_size,), (stride,), (dilation,) = conv.kernel_size, conv.stride, conv.dilation
+    whole = conv.groups == 1 and kernel_size % stride == 0 and (stride == 1 or dilation == 1)
+    return whole and cpu_inference.applies(x)
 
 
 class SlidingWindow(nn.Module):
@@ -112,11 +124,9 @@ class SlidingWindow(nn.Module):
         right = self.pad_right + -steps % self.stride
         if self.pad_left == 0 and right == 0:
             return x
-        if self.pad_mode == "constant":
-            return F.pad(x, (self.pad_left, right))
         missing = max(self.pad_left, right) + 1 - steps
-        if missing <= 0:
-            return F.pad(x, (self.pad_left, right), mode="reflect")
+        if missing <= 0 or self.pad_mode == "constant":
+            return cpu_inference.pad(x, self.pad_left, right, self.pad_mode)
         return F.pad(F.pad(x, (0, missing)), (self.pad_left, right), mode="reflect")[..., :-missing]
 
     def _pad_ragged(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -132,13 +142,15 @@ class SlidingWindow(nn.Module):
         return x.gather(-1, index) * valid[:, None]
 
     def _stream(self, x: Tensor, stream: Stream) -> Tensor:
+        if self.kernel_size == 1 and x.shape[-1]:
+            return self.compute(x)
         # The right reflection at the end of the signal reaches back this far beyond the kernel's own context.
         history = 0
         if self.pad_mode == "reflect":
             history = max(0, self.pad_right + self.stride - (self.kernel_size - self.stride))
         kept = stream.take(self)
         if kept is not None:
-            x = torch.cat([kept["input"], x], dim=-1)
+            x = cpu_inference.join(kept["input"], x)
         if kept is None or not kept["started"]:
             enough = 0 if self.pad_mode == "constant" else max(self.pad_left, self.pad_right + self.stride - 1) + 1
             if stream.final:
@@ -147,18 +159,18 @@ class SlidingWindow(nn.Module):
                 stream.keep(self, {"input": x, "started": False, "skip": 0})
                 return self._nothing(x)
             mode = self.pad_mode if self.pad_left else "constant"
-            x, skip = F.pad(x, (self.pad_left, 0), mode=mode), 0
+            x, skip = cpu_inference.pad(x, self.pad_left, 0, mode), 0
         else:
             skip = kept["skip"]
         if stream.final:
             right = self.pad_right + (self.pad_left - (x.shape[-1] - skip)) % self.stride
             if right:
-                x = F.pad(x, (0, right), mode=self.pad_mode)
+                x = cpu_inference.pad(x, 0, right, self.pad_mode)
             return self._stream_end(x[..., skip:], x)
         frames = max(0, (x.shape[-1] - skip - self.kernel_size) // self.stride + 1)
         used = skip + frames * self.stride
         keep_from = max(0, used - history)
-        stream.keep(self, {"input": x[..., keep_from:], "started": True, "skip": used - keep_from})
+        stream.keep(self, {"input": kept_apart(x[..., keep_from:]), "started": True, "skip": used - keep_from})
         if frames == 0:
             return self._nothing(x)
         return self.compute(x[..., skip : used - self.stride + self.kernel_size])
@@ -201,12 +213,21 @@ class Conv1d(SlidingWindow):
         self.conv, self.norm = _with_norm(conv, norm_type, fused)
 
     def compute(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        if not _runs_as_products(self.conv, x):
+            return self.conv(x)
+        return cpu_inference.convolve(x, self.conv.weight, self.conv.bias, self.conv.stride[0], self.conv.dilation[0])
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         _refuse_stream(self.norm, time)
         x = super().forward(x, time)
         return x if self.norm is None else self.norm(x, lengths_of(time))
+
+    def added_to(self, y: Tensor, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        """`y + self(x, time)`, in one step where no gradient is needed; `y` may be overwritten."""
+        plain = self.kernel_size == 1 and self.stride == 1 and self.norm is None and lengths_of(time) is None
+        if not (plain and x.shape[-1] and _runs_as_products(self.conv, x)):
+            return y + self(x, time)
+        return cpu_inference.convolve_onto(y, x, self.conv.weight, self.conv.bias)
 
 
 class OverlapAdd(nn.Module):
@@ -253,13 +274,15 @@ class OverlapAdd(nn.Module):
 
     def _stream(self, x: Tensor, stream: Stream) -> Tensor:
         kept = stream.take(self)
-        tail, skip = kept if kept is not None else (x.new_zeros(x.shape[0], self.out_channels, self.excess), self.trim_left)
+        tail, skip = (
+            kept if kept is not None else (x.new_zeros(x.shape[0], self.out_channels, self.excess), self.trim_left)
+        )
         y = tail
         if x.shape[-1]:
             y = self.compute(x)
             y[..., : self.excess] += tail
         ready = x.shape[-1] * self.stride
-        stream.keep(self, (y[..., ready:], max(0, skip - ready)))
+        stream.keep(self, (kept_apart(y[..., ready:]), max(0, skip - ready)))
         if stream.final:
             ready += self.trim_left
         return self.finish(y[..., skip:ready])
@@ -299,6 +322,8 @@ class ConvTranspose1d(OverlapAdd):
 
     def compute(self, x: Tensor) -> Tensor:
         # The bias comes after the sum: in a stream, outputs of two calls overlap.
+        if _runs_as_products(self.conv, x):
+            return cpu_inference.convolve_transposed(x, self.conv.weight, self.stride)
         return F.conv_transpose1d(x, self.conv.weight, None, stride=self.stride, groups=self.conv.groups)
 
     def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:

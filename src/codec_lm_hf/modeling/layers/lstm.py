@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from . import cpu_inference
 from .streaming import Stream, TimeContext
 
 
@@ -27,9 +28,10 @@ class ResidualLSTM(nn.Module):
         if x.shape[-1] == 0:
             return x
         steps_first = x.permute(2, 0, 1)
+        run = cpu_inference.lstm if cpu_inference.runs_lstm(x) else nn.LSTM.__call__
         if isinstance(time, Stream):
-            y, state = self.lstm(steps_first, time.take(self))
+            y, state = run(self.lstm, steps_first, time.take(self))
             time.keep(self, state)
         else:
-            y, _ = self.lstm(steps_first)
+            y, _ = run(self.lstm, steps_first)
         return (y + steps_first).permute(1, 2, 0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from . import cpu_inference
 from .conv import Conv1d, ConvTranspose1d
 from .lstm import ResidualLSTM
 from .streaming import TimeContext, delayed
@@ -13,7 +14,7 @@ from .streaming import TimeContext, delayed
 
 def _run(layers: nn.ModuleList, x: Tensor, time: TimeContext | None) -> Tensor:
     for layer in layers:
-        x = layer(x) if isinstance(layer, nn.ELU) else layer(x, time)
+        x = cpu_inference.elu(x) if isinstance(layer, nn.ELU) else layer(x, time)
     return x
 
 
@@ -52,7 +53,7 @@ class SeanetResidualUnit(nn.Module):
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         y = _run(self.block, x, time)
         skip = delayed(self, x, y.shape[-1], time)
-        return y + (skip if self.shortcut is None else self.shortcut(skip, time))
+        return y + skip if self.shortcut is None else self.shortcut.added_to(y, skip, time)
 
 
 class SeanetEncoder(nn.Module):
@@ -94,7 +95,9 @@ class SeanetEncoder(nn.Module):
             for index in range(num_residual_layers):
                 dilation = dilation_growth_rate**index
                 layers.append(
-                    SeanetResidualUnit(width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options)
+                    SeanetResidualUnit(
+                        width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options
+                    )
                 )
             layers += [nn.ELU(), Conv1d(width, width * 2, ratio * 2, stride=ratio, **conv_options)]
             width *= 2
@@ -147,7 +150,9 @@ class SeanetDecoder(nn.Module):
             for index in range(num_residual_layers):
                 dilation = dilation_growth_rate**index
                 layers.append(
-                    SeanetResidualUnit(width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options)
+                    SeanetResidualUnit(
+                        width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options
+                    )
                 )
         layers += [nn.ELU(), Conv1d(width, channels, last_kernel_size, **conv_options)]
         self.layers = nn.ModuleList(layers)

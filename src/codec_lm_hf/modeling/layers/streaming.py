@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .cpu_inference import join
+
 
 class TimeContext:
     """Lengths of the rows of an offline batch at the rate of the layer that is being computed.
@@ -82,6 +84,11 @@ def zero_padding(x: Tensor, time: TimeContext | None) -> Tensor:
     return x if mask is None else x * mask
 
 
+def kept_apart(x: Tensor) -> Tensor:
+    """A copy of the few steps that a stream carries on: a view would hold the whole chunk in memory."""
+    return x.clone()
+
+
 def delayed(layer: nn.Module, x: Tensor, steps: int, time: TimeContext | None) -> Tensor:
     """The part of a skip connection that belongs to the `steps` new steps of the main path.
 
@@ -91,6 +98,6 @@ def delayed(layer: nn.Module, x: Tensor, steps: int, time: TimeContext | None) -
         return x
     waiting = time.take(layer)
     if waiting is not None:
-        x = torch.cat([waiting, x], dim=-1)
-    time.keep(layer, x[..., steps:])
+        x = join(waiting, x)
+    time.keep(layer, kept_apart(x[..., steps:]))
     return x[..., :steps]

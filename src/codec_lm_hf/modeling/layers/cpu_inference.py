@@ -1,0 +1,203 @@
+"""Faster arithmetic for CPUs where no gradient is needed: the same layers as matrix products over channels-last memory.
+
+Tensors keep their shape `(batch, channels, steps)`, but lie in memory step by step (the transpose of a contiguous
+`(batch, steps, channels)`). There, `stride` steps are one row of a matrix, and a convolution whose kernel is a whole number
+of strides is a sum of that many matrix products with shifted rows: no reordering of activations, no gathered windows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LOG2_E = 1.4426950408889634
+# Windows up to this size are cheaper to gather than to multiply part by part.
+_SMALL_WINDOW = 64
+_FEW_OUTPUTS = 4
+_STEPS_WORTH_PACKING = 8
+
+
+def applies(x: Tensor) -> bool:
+    """Whether the functions of this module may serve `x`: float32 on a CPU, no gradient, not under a compiler."""
+    return (
+        not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def runs_lstm(x: Tensor) -> bool:
+    """Whether `lstm` may serve `x`: it needs oneDNN's matrix products besides what `applies` asks for."""
+    return applies(x) and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether `x` `(batch, channels, steps)` lies in memory step by step."""
+    return x.stride(1) == 1 and x.shape[1] > 1
+
+
+def steps_first(x: Tensor) -> Tensor:
+    """`(batch, channels, steps)` as contiguous-by-step `(batch, steps, channels)`: a view where `x` is channels-last."""
+    x = x.transpose(1, 2)
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def join(first: Tensor, second: Tensor) -> Tensor:
+    """`torch.cat` along steps that keeps channels-last memory."""
+    if first.shape[-1] == 0:
+        return second
+    if channels_last(second):
+        return torch.cat([first.transpose(1, 2), second.transpose(1, 2)], dim=1).transpose(1, 2)
+    return torch.cat([first, second], dim=-1)
+
+
+def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
+    """`torch.nn.functional.pad` along steps, `"reflect"` or `"constant"`, that keeps channels-last memory."""
+    if not channels_last(x):
+        return F.pad(x, (left, right), mode=mode)
+    x = x.transpose(1, 2)
+    if mode == "constant":
+        return F.pad(x, (0, 0, left, right)).transpose(1, 2)
+    parts = [x[:, 1 : left + 1].flip(1), x, x[:, x.shape[1] - right - 1 : -1].flip(1)]
+    return torch.cat(parts, dim=1).transpose(1, 2)
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A convolution's weight `(a, b, kernel)` as contiguous `(a, kernel, b)`: a view where it lies in memory like that."""
+    return weight.transpose(1, 2).contiguous()
+
+
+def elu(x: Tensor) -> Tensor:
+    """ELU with alpha 1. `exp2` is several times faster than the `expm1` of `torch.nn.functional.elu`."""
+    if not applies(x):
+        return F.elu(x)
+    # e^x - 1 >= x everywhere, and it is 0 where x was clamped: the larger one is right on both sides.
+    y = x.clamp_max(0).mul_(_LOG2_E).exp2_().sub_(1)
+    return torch.maximum(x, y, out=y)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
+    """`torch.nn.functional.conv1d` for kernels of a whole number of strides; only one of stride and dilation exceeds 1.
+
+    Args:
+        x: `(batch, channels, (windows - 1) * stride + (kernel - 1) * dilation + 1)`.
+        weight: `(out_channels, channels, kernel)`.
+        bias: `(out_channels,)` or `None`.
+        stride, dilation: of the convolution.
+    """
+    rows, matrices = _rows(x, stride), pack(weight).flatten(1).split(stride * weight.shape[1], dim=1)
+    windows = rows.shape[1] - (len(matrices) - 1) * dilation
+    if len(matrices) > 1 and weight[0].numel() <= _SMALL_WINDOW:
+        gathered = torch.cat([rows[:, shift * dilation :][:, :windows] for shift in range(len(matrices))], dim=2)
+        return F.linear(gathered, pack(weight).flatten(1), bias).transpose(1, 2)
+    if len(matrices) > 1 and len(weight) <= _FEW_OUTPUTS:
+        return _convolve_to_few(rows, matrices, bias, windows, dilation)
+    y = None
+    for shift, matrix in enumerate(matrices):
+        part = rows[:, shift * dilation : shift * dilation + windows]
+        if y is None:
+            y = _first_product(bias, part, matrix.t())
+        else:
+            y.baddbmm_(part, _for_rows(matrix.t(), part))
+    return y.transpose(1, 2)
+
+
+def convolve_onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`y` plus the kernel-1 convolution of `x`; overwrites `y` `(batch, out_channels, steps)` where it is channels-last."""
+    total, part = steps_first(y), steps_first(x)
+    total.baddbmm_(part, _for_rows(pack(weight).flatten(1).t(), part))
+    return (total if bias is None else total.add_(bias)).transpose(1, 2)
+
+
+def convolve_transposed(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """`torch.nn.functional.conv_transpose1d` without bias, for kernels of a whole number of strides.
+
+    Args:
+        x: `(batch, channels, steps)`.
+        weight: `(channels, out_channels, kernel)`.
+        stride: outputs from step to step.
+    """
+    rows, out_channels = steps_first(x), weight.shape[1]
+    matrices = pack(weight).flatten(1).split(stride * out_channels, dim=1)
+    steps, overlap = rows.shape[1], len(matrices)
+    y = rows.new_empty(len(rows), steps + overlap - 1, stride * out_channels)
+    y[:, steps:] = 0
+    torch.bmm(rows, _for_rows(matrices[0], rows), out=y[:, :steps])
+    for shift, matrix in enumerate(matrices[1:], start=1):
+        y[:, shift : shift + steps].baddbmm_(rows, _for_rows(matrix, rows))
+    return y.view(len(rows), -1, out_channels).transpose(1, 2)
+
+
+def _rows(x: Tensor, stride: int) -> Tensor:
+    """`(batch, steps / stride, stride * channels)`: each row holds `stride` steps."""
+    x = steps_first(x)
+    return x if stride == 1 else x.reshape(len(x), -1, stride * x.shape[2])
+
+
+def _for_rows(matrix: Tensor, rows: Tensor) -> Tensor:
+    return matrix.expand(len(rows), *matrix.shape)
+
+
+def _first_product(bias: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
+    if bias is None:
+        return torch.bmm(rows, _for_rows(matrix, rows))
+    return torch.baddbmm(bias, rows, _for_rows(matrix, rows))
+
+
+def _convolve_to_few(rows: Tensor, matrices: tuple, bias: Tensor | None, windows: int, dilation: int) -> Tensor:
+    """All taps of all steps in one product, then shifted sums: products with few columns waste most of a register."""
+    out_channels = len(matrices[0])
+    taps = torch.matmul(torch.cat(matrices), rows.transpose(1, 2))
+    y = taps[:, :out_channels, :windows].clone()
+    for shift in range(1, len(matrices)):
+        tap = taps[:, shift * out_channels : (shift + 1) * out_channels]
+        y += tap[..., shift * dilation : shift * dilation + windows]
+    return y if bias is None else y.add_(bias[:, None])
+
+
+def lstm(
+    layers: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """`layers(x, state)` for a unidirectional, unprojected `torch.nn.LSTM` without dropout.
+
+    The input's share of the gates is one product for all steps; a step then multiplies the last output only. oneDNN's own
+    layer reorders all weights in every call, which costs as much as 30 steps.
+
+    Args:
+        layers: the module.
+        x: `(steps, batch, channels)`.
+        state: hidden and cell states `(layers, batch, channels)` to start from; zeros by default.
+    """
+    zeros = x.new_zeros(layers.num_layers, x.shape[1], layers.hidden_size)
+    hidden, cell = (zeros, zeros) if state is None else state
+    ends = []
+    for index, (w_input, w_hidden, b_input, b_hidden) in enumerate(layers.all_weights):
+        gates = F.linear(x, w_input, b_input + b_hidden)
+        x, end = _recur(gates, w_hidden, hidden[index], cell[index].clone())
+        ends.append((x[-1], end))
+    return x, tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
+
+
+def _recur(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs `(steps, batch, channels)` and the last cell state, from the input's share of the gates; overwrites `cell`."""
+    steps, batch, _ = gates.shape
+    channels = weight.shape[1]
+    outputs, activated = gates.new_empty(steps, batch, channels), torch.empty_like(cell)
+    total = torch.empty_like(gates[0])
+    enter_and_forget, new, leave = total.split([2 * channels, channels, channels], dim=1)
+    enter, forget = enter_and_forget.chunk(2, dim=1)
+    # A single row is bound by reading the weights, however they lie.
+    if batch > 1 and steps >= _STEPS_WORTH_PACKING:
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
+    for gate, output in zip(gates.unbind(0), outputs.unbind(0), strict=True):
+        torch.add(torch.ops.mkldnn._linear_pointwise(hidden, weight, None, "none", [], None), gate, out=total)
+        enter_and_forget.sigmoid_()
+        new.tanh_()
+        leave.sigmoid_()
+        cell.mul_(forget).addcmul_(enter, new)
+        torch.tanh(cell, out=activated)
+        hidden = torch.mul(activated, leave, out=output)
+    return outputs, cell

@@ -1,0 +1,87 @@
+"""The bundled checkpoint is what its card says."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoFeatureExtractor, AutoModel
+
+import codec_lm_hf
+from codec_lm_hf.demo.roundtrip import SPEECH
+from codec_lm_hf.evaluation.metrics import log_mel_distance, stoi
+from codec_lm_hf.processing.audio import load_audio
+
+FOLDER = Path(codec_lm_hf.bundled("codec"))
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return AutoModel.from_pretrained(FOLDER).eval()
+
+
+@pytest.fixture(scope="module")
+def speech():
+    audio, _ = load_audio(SPEECH, 16000, 1)
+    return torch.from_numpy(audio)[None]
+
+
+def test_it_is_small_and_stored_in_half_precision():
+    path = FOLDER / "model.safetensors"
+    assert path.stat().st_size <= 6_000_000
+    with safe_open(path, "pt") as file:
+        assert {str(file.get_slice(name).get_dtype()) for name in file.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_it_works_in_single_precision_at_the_rates_it_promises(codec):
+    assert codec.dtype == torch.float32
+    config = codec.config
+    assert (config.sampling_rate, config.frame_rate, config.num_codebooks, config.codebook_size) == (16000, 50, 8, 1024)
+    assert config.bandwidths == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
+    assert codec.streamable and codec.stream_latency <= 480
+
+
+def test_the_feature_extractor_comes_with_it():
+    assert AutoFeatureExtractor.from_pretrained(FOLDER).sampling_rate == 16000
+
+
+def test_speech_stays_intelligible_and_more_codebooks_are_better(codec, speech):
+    """On a recording that it was not trained on."""
+    distances, target = [], speech[0, 0].numpy()
+    for count in (1, 2, 4, 8):
+        codes = codec.encode(speech, num_quantizers=count)
+        audio = codec.decode(**codes, padding_mask=torch.ones_like(speech[:, 0])).audio_values[0, 0].detach().numpy()
+        distances.append(log_mel_distance(audio, target, 16000))
+    assert distances == sorted(distances, reverse=True)
+    assert stoi(audio, target, 16000) > 0.8
+
+
+def test_many_codes_are_in_use(codec, speech):
+    codes = codec.encode(speech).audio_codes[0]
+    assert all(len(np.unique(row)) > codes.shape[1] / 4 for row in codes)
+
+
+def test_it_is_several_times_faster_than_real_time(codec, speech):
+    """About a hundred times on a quiet core; far less is asked here, since tests share their machine."""
+    codec.fuse()
+    with torch.no_grad():
+        codec(speech)
+        started = time.process_time()
+        codec(speech)
+        assert time.process_time() - started < speech.shape[-1] / 16000 / 3
+
+
+def test_its_card_states_licence_data_and_measured_quality():
+    card = (FOLDER / "README.md").read_text()
+    assert re.search(r"^license: apache-2.0$", card, re.M)
+    for word in ("LibriSpeech", "CC BY 4.0", "not good for", "codec_quality.py"):
+        assert word in card
+    history = (FOLDER / "training_log.csv").read_text().splitlines()
+    assert history[0].startswith("step,") and len(history) > 5
+    assert json.loads((FOLDER / "metrics.json").read_text())

@@ -1,0 +1,73 @@
+"""The README does what it says: its code runs, its commands run, its table is the registry's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codec_lm_hf.cli.list import markdown_table
+from codec_lm_hf.demo.roundtrip import SPEECH
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the `speech.wav` that the examples work on."""
+    import soundfile
+
+    audio, rate = soundfile.read(SPEECH)
+    soundfile.write(tmp_path / "speech.wav", audio, rate)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def section(title: str) -> str:
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.S | re.M)[1]
+
+
+def test_the_python_examples_run(folder):
+    blocks = re.findall(r"```python\n(.*?)```", section("Use"), re.S)
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    rate, codes, audio = scope["rate"], scope["codes"].audio_codes, scope["audio"]
+    assert codes.shape[:2] == (2, 4)
+    assert audio.shape == scope["inputs"]["input_values"].shape
+    assert not audio[1, :, rate:].any()
+
+
+def test_the_commands_run(folder):
+    """Those on a recording, one after the other, in one folder."""
+    commands = [line.strip() for line in section("Command line").splitlines() if line.startswith("    codec-lm ")]
+    run = [command for command in commands if " convert " not in command]
+    assert len(run) == 4
+    for command in run:
+        program, *arguments = shlex.split(command)
+        assert program == "codec-lm"
+        subprocess.run([sys.executable, "-m", "codec_lm_hf.cli", *arguments], check=True, capture_output=True)
+    assert (folder / "back.wav").stat().st_size == (folder / "speech.wav").stat().st_size
+    written = {path.name for path in (folder / "measured").iterdir()}
+    assert written == {"original.wav", "reconstructed.wav", "codes.safetensors", "roundtrip.png"}
+
+
+def test_files_that_the_readme_names_exist():
+    for name in re.findall(r"\]\(([^)#:]+)\)|(recipes/[a-z_0-9]+\.yaml)", README):
+        assert (PROJECT / (name[0] or name[1])).exists(), name
+
+
+def test_make_targets_that_the_readme_names_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"make ([a-z-]+)", README))
+    assert named and named <= targets
+
+
+def test_the_table_of_families_is_the_registry_s():
+    start, end = "<!-- families: codec-lm list --markdown -->\n", "\n<!-- end of families -->"
+    assert README.split(start)[1].split(end)[0] == markdown_table()
