@@ -42,7 +42,12 @@ def test_it_is_small_and_stored_in_half_precision():
 def test_it_works_in_single_precision_at_the_rates_it_promises(codec):
     assert codec.dtype == torch.float32
     config = codec.config
-    assert (config.sampling_rate, config.frame_rate, config.num_codebooks, config.codebook_size) == (16000, 50, 8, 1024)
+    assert (config.sampling_rate, config.frame_rate, config.num_codebooks, config.codebook_size) == (
+        16000,
+        50,
+        8,
+        1024,
+    )
     assert config.bandwidths == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
     assert codec.streamable and codec.stream_latency <= 480
 

@@ -1,6 +1,6 @@
 """Turns a finished training run into the bundled codec: half-precision weights, card, recipe, log and metrics.
 
-    python tools/bundle_codec.py runs/bundled_codec --metrics codec_quality.json
+python tools/bundle_codec.py runs/bundled_codec --metrics codec_quality.json
 """
 
 from __future__ import annotations

@@ -75,7 +75,10 @@ def check_codec(case: Case, model) -> None:
         length, what = re.match(r"short(\d+)\.(.+)", name).groups()
         codes = model.encode(audio[:1, :, : int(length)], bandwidth=float(top[2:]))
         if what == "codes":
-            case.same(name, codes.audio_codes[:, :, codes.codes_mask[0]] if codes.codes_mask is not None else codes.audio_codes)
+            case.same(
+                name,
+                codes.audio_codes[:, :, codes.codes_mask[0]] if codes.codes_mask is not None else codes.audio_codes,
+            )
         elif what == "audio":
             case.same(name, model.decode(**codes).audio_values, **AUDIO)
         else:

@@ -73,7 +73,9 @@ class Case:
         self._compared.add(name)
         expected = self.tensors[name]
         value = torch.as_tensor(value)
-        assert tuple(value.shape) == tuple(expected.shape), f"{name}: shape {tuple(value.shape)}, not {tuple(expected.shape)}"
+        assert tuple(value.shape) == tuple(expected.shape), (
+            f"{name}: shape {tuple(value.shape)}, not {tuple(expected.shape)}"
+        )
         if expected.is_floating_point():
             torch.testing.assert_close(
                 value.to(expected.dtype), expected, atol=atol, rtol=rtol, msg=lambda text: f"{name}: {text}"

@@ -95,6 +95,8 @@ class CodecConfig(RemoteStubMixin, PreTrainedConfig):
         """
         if not any(math.isclose(bandwidth, known, rel_tol=1e-6) for known in self.bandwidths):
             rates = ", ".join(f"{rate:g}" for rate in self.bandwidths)
-            raise ValueError(f"bandwidth={bandwidth:g} kbps is not offered by this model; choose one of: {rates} kbps.")
+            raise ValueError(
+                f"bandwidth={bandwidth:g} kbps is not offered by this model; choose one of: {rates} kbps."
+            )
         per_quantizer = self.bits_per_code * self.frame_rate
         return max(1, min(self.num_codebooks, int(bandwidth * 1000 / per_quantizer + 1e-6)))

@@ -60,7 +60,9 @@ class StftCodecConfig(CodecConfig):
 
     def validate_architecture(self):
         if self.analysis_window < self.hop_length:
-            raise ValueError(f"analysis_window {self.analysis_window} must not be less than hop_length {self.hop_length}.")
+            raise ValueError(
+                f"analysis_window {self.analysis_window} must not be less than hop_length {self.hop_length}."
+            )
         if self.synthesis_window % self.hop_length:
             raise ValueError(
                 f"synthesis_window {self.synthesis_window} must be a multiple of hop_length {self.hop_length}."

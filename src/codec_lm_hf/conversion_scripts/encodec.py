@@ -61,7 +61,9 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
         if name in _FIELDS:
             fields[_FIELDS[name]] = value
         elif name not in _FIXED:
-            raise ConversionError(f"EnCodec's configuration has no field {name!r}; known: {sorted({*_FIELDS, *_FIXED})}.")
+            raise ConversionError(
+                f"EnCodec's configuration has no field {name!r}; known: {sorted({*_FIELDS, *_FIXED})}."
+            )
         elif value != _FIXED[name]:
             raise ConversionError(f"{name}={value!r} is not supported; every published model has {_FIXED[name]!r}.")
     return EncodecCodecConfig(**fields)

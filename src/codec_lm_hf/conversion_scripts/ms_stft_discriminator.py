@@ -25,6 +25,4 @@ def config_from_original(original: dict) -> MultiScaleStftDiscriminatorConfig:
     )
 
 
-CONVERTER = Converter(
-    MultiScaleStftDiscriminatorConfig, MultiScaleStftDiscriminator, RULES, config_from_original
-)
+CONVERTER = Converter(MultiScaleStftDiscriminatorConfig, MultiScaleStftDiscriminator, RULES, config_from_original)

@@ -42,4 +42,3 @@ class AutoCodecModel:
                 f"{', '.join(sorted(known))}."
             )
         return known[model_type].load("model").from_pretrained(name_or_path, **kwargs)
-

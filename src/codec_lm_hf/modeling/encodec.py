@@ -147,7 +147,9 @@ class EncodecCodecModel(CodecPreTrainedModel):
             piece = self._decode_segment(codes[rows, :, slot][..., :steps], scale, piece_mask)
             if total is None:
                 last = frames - (segments - 1) * self._slot
-                total = piece.new_zeros(len(codes), piece.shape[1], stride * (segments - 1) + max(last * hop, self._slot * hop))
+                total = piece.new_zeros(
+                    len(codes), piece.shape[1], stride * (segments - 1) + max(last * hop, self._slot * hop)
+                )
                 weights = piece.new_zeros(len(codes), 1, total.shape[-1])
                 # Triangular weights of the first segment's length serve all segments (`_linear_overlap_add` in
                 # `encodec/utils.py`).

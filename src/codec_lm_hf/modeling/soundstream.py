@@ -78,5 +78,7 @@ class SoundStreamModel(CodecPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SwitchedFiLM):
             init.zeros_(module.modulation.weight)
-            identity = torch.cat([torch.ones(module.modulation.out_features // 2), torch.zeros(module.modulation.out_features // 2)])
+            identity = torch.cat(
+                [torch.ones(module.modulation.out_features // 2), torch.zeros(module.modulation.out_features // 2)]
+            )
             init.copy_(module.modulation.bias, identity.to(module.modulation.bias))
