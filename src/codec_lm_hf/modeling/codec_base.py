@@ -294,7 +294,10 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
         if mask is not None and self._tiled(frames * self.config.hop_length):
-            rows = [self._decode(row[None, :, : int(valid.sum())], None, None)[0] for row, valid in zip(codes, mask, strict=False)]
+            rows = [
+                self._decode(row[None, :, : int(valid.sum())], None, None)[0]
+                for row, valid in zip(codes, mask, strict=False)
+            ]
             samples = max(row.shape[-1] for row in rows)
             return torch.stack([F.pad(row, (0, samples - row.shape[-1])) for row in rows])
         if self._tiled(frames * self.config.hop_length):
