@@ -300,7 +300,7 @@ def test_tuple_output(name):
 
 
 @every_stream
-# torch.compile leaves LSTMs out of its graphs unless told otherwise. (pytest's monkeypatch hides the option when it is undone.)
+# torch.compile leaves LSTMs out of its graphs unless told otherwise. (Undoing pytest's monkeypatch hides the option.)
 @torch._dynamo.config.patch(allow_rnn=True)
 def test_compiles_without_graph_break(name):
     model = TINY[name].model().fuse()

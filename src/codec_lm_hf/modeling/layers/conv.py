@@ -56,7 +56,7 @@ def has_weight_norm(module: nn.Module) -> bool:
 
 
 def fuse_weight_norm(module: nn.Module) -> None:
-    """Replace every weight-norm pair below `module` by the weight it stands for, laid out as `cpu_inference` reads it."""
+    """Replace weight-norm pairs below `module` by the weights they stand for, laid out as `cpu_inference` reads them."""
     for part in module.modules():
         if has_weight_norm(part):
             parametrize.remove_parametrizations(part, "weight")

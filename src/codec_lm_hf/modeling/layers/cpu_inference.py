@@ -1,8 +1,8 @@
-"""Faster arithmetic for CPUs where no gradient is needed: the same layers as matrix products over channels-last memory.
+"""Faster arithmetic for CPUs where no gradient is needed: layers as matrix products over channels-last memory.
 
 Tensors keep their shape `(batch, channels, steps)`, but lie in memory step by step (the transpose of a contiguous
-`(batch, steps, channels)`). There, `stride` steps are one row of a matrix, and a convolution whose kernel is a whole number
-of strides is a sum of that many matrix products with shifted rows: no reordering of activations, no gathered windows.
+`(batch, steps, channels)`). There, `stride` steps are one row of a matrix, and a convolution whose kernel is a whole
+number of strides is a sum of that many matrix products with shifted rows: no reordered activations, no gathered windows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def channels_last(x: Tensor) -> bool:
 
 
 def steps_first(x: Tensor) -> Tensor:
-    """`(batch, channels, steps)` as contiguous-by-step `(batch, steps, channels)`: a view where `x` is channels-last."""
+    """`(batch, channels, steps)` as `(batch, steps, channels)` with unit stride: a view where `x` is channels-last."""
     x = x.transpose(1, 2)
     return x if x.stride(2) == 1 else x.contiguous()
 
@@ -66,7 +66,7 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A convolution's weight `(a, b, kernel)` as contiguous `(a, kernel, b)`: a view where it lies in memory like that."""
+    """A convolution's weight `(a, b, kernel)` as contiguous `(a, kernel, b)`: a view where it already lies so."""
     return weight.transpose(1, 2).contiguous()
 
 
@@ -80,7 +80,7 @@ def elu(x: Tensor) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
-    """`torch.nn.functional.conv1d` for kernels of a whole number of strides; only one of stride and dilation exceeds 1.
+    """`torch.nn.functional.conv1d` for kernels of a whole number of strides; stride or dilation is 1.
 
     Args:
         x: `(batch, channels, (windows - 1) * stride + (kernel - 1) * dilation + 1)`.
@@ -106,7 +106,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilati
 
 
 def convolve_onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`y` plus the kernel-1 convolution of `x`; overwrites `y` `(batch, out_channels, steps)` where it is channels-last."""
+    """`y` plus the kernel-1 convolution of `x`; overwrites `y` `(batch, out_channels, steps)` if it is channels-last."""
     total, part = steps_first(y), steps_first(x)
     total.baddbmm_(part, _for_rows(pack(weight).flatten(1).t(), part))
     return (total if bias is None else total.add_(bias)).transpose(1, 2)
@@ -163,8 +163,8 @@ def lstm(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """`layers(x, state)` for a unidirectional, unprojected `torch.nn.LSTM` without dropout.
 
-    The input's share of the gates is one product for all steps; a step then multiplies the last output only. oneDNN's own
-    layer reorders all weights in every call, which costs as much as 30 steps.
+    The input's share of the gates is one product for all steps; a step then multiplies the last output only. oneDNN's
+    own layer reorders all weights in every call, which costs as much as 30 steps.
 
     Args:
         layers: the module.
@@ -182,7 +182,7 @@ def lstm(
 
 
 def _recur(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs `(steps, batch, channels)` and the last cell state, from the input's share of the gates; overwrites `cell`."""
+    """Outputs `(steps, batch, channels)` and last cell state, from the input's share of the gates; overwrites `cell`."""
     steps, batch, _ = gates.shape
     channels = weight.shape[1]
     outputs, activated = gates.new_empty(steps, batch, channels), torch.empty_like(cell)
