@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from ..configuration.codec_base import LARGEST_PEAK, CodecConfig
 from ..hub import HubModelMixin
 from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
 from .layers.stft import HannWindow
-from .layers.streaming import Stream, TimeContext
+from .layers.streaming import Stream, TimeContext, pieces
 from .quantization import EuclideanCodebook
 
 
@@ -144,9 +144,10 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     _no_split_modules: list[str] = []
     _keep_in_fp32_modules_strict = {"inited", "cluster_size", "embed", "embed_avg"}
 
-    # Offline audio longer than this is run as a stream of pieces this long: bounded memory, and faster on a CPU,
-    # because a piece's activations stay in the cache.
-    tile_seconds: float = 1.0
+    # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and faster
+    # on a CPU, because layers that need it cut a tile into pieces whose activations stay in the cache.
+    whole_seconds: float = 1.5
+    tile_seconds: float = 8.0
 
     # --- what a family defines -------------------------------------------------------------------------------------
 
@@ -265,7 +266,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             return self._encode_row_by_row(audio, lengths, count)
         if self._tiled(samples):
             stream, codes = Stream(), []
-            for piece, stream.final in self._pieces(audio, self._tile_frames * self.config.hop_length):
+            for piece, stream.final in pieces(audio, self._tile_frames * self.config.hop_length):
                 latents = self._encode_latents(piece, stream)
                 if latents.shape[-1]:
                     codes.append(self.quantizer.encode(latents, count))
@@ -303,7 +304,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if self._tiled(frames * self.config.hop_length):
             stream, done = Stream(), 0
             audio = None
-            for piece, stream.final in self._pieces(codes, self._tile_frames):
+            for piece, stream.final in pieces(codes, self._tile_frames):
                 part = self._decode_latents(self._dequantize(piece), stream)
                 if audio is None:
                     audio = part.new_empty(*part.shape[:-1], frames * self.config.hop_length)
@@ -433,12 +434,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     def _tiled(self, samples: int) -> bool:
         if self.training or torch.compiler.is_compiling() or not self.streamable:
             return False
-        return samples > 1.5 * self._tile_frames * self.config.hop_length
-
-    def _pieces(self, x: Tensor, steps: int) -> Iterator[tuple[Tensor, bool]]:
-        total = x.shape[-1]
-        for start in range(0, total, steps):
-            yield x[..., start : start + steps], start + steps >= total
+        return samples > self.whole_seconds * self.config.sampling_rate
 
     # --- checks ----------------------------------------------------------------------------------------------------
 

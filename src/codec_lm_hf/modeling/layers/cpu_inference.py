@@ -15,7 +15,7 @@ _LOG2_E = 1.4426950408889634
 # Windows up to this size are cheaper to gather than to multiply part by part.
 _SMALL_WINDOW = 64
 _FEW_OUTPUTS = 4
-_STEPS_WORTH_PACKING = 8
+_FEW_STEPS = 6
 
 
 def applies(x: Tensor) -> bool:
@@ -30,8 +30,8 @@ def applies(x: Tensor) -> bool:
 
 
 def runs_lstm(x: Tensor) -> bool:
-    """Whether `lstm` may serve `x`: it needs oneDNN's matrix products besides what `applies` asks for."""
-    return applies(x) and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    """Whether `lstm` is the faster way for `x` `(batch, channels, steps)`."""
+    return x.shape[-1] <= _FEW_STEPS and applies(x)
 
 
 def channels_last(x: Tensor) -> bool:
@@ -45,13 +45,14 @@ def steps_first(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def join(first: Tensor, second: Tensor) -> Tensor:
+def join(*parts: Tensor) -> Tensor:
     """`torch.cat` along steps that keeps channels-last memory."""
-    if first.shape[-1] == 0:
-        return second
-    if channels_last(second):
-        return torch.cat([first.transpose(1, 2), second.transpose(1, 2)], dim=1).transpose(1, 2)
-    return torch.cat([first, second], dim=-1)
+    parts = [part for part in parts if part.shape[-1]] or parts[-1:]
+    if len(parts) == 1:
+        return parts[0]
+    if channels_last(parts[-1]):
+        return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+    return torch.cat(parts, dim=-1)
 
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
@@ -158,46 +159,25 @@ def _convolve_to_few(rows: Tensor, matrices: tuple, bias: Tensor | None, windows
     return y if bias is None else y.add_(bias[:, None])
 
 
-def lstm(
-    layers: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """`layers(x, state)` for a unidirectional, unprojected `torch.nn.LSTM` without dropout.
+def lstm(layers: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """`layers(x, state)` for few steps of a unidirectional, unprojected `torch.nn.LSTM` without dropout.
 
-    The input's share of the gates is one product for all steps; a step then multiplies the last output only. oneDNN's
-    own layer reorders all weights in every call, which costs as much as 30 steps.
+    oneDNN's own layer reorders all weights in every call, which costs as much as some ten steps.
 
     Args:
         layers: the module.
         x: `(steps, batch, channels)`.
-        state: hidden and cell states `(layers, batch, channels)` to start from; zeros by default.
+        state: hidden and cell states `(layers, batch, channels)` to start from; `None` for zeros.
     """
     zeros = x.new_zeros(layers.num_layers, x.shape[1], layers.hidden_size)
-    hidden, cell = (zeros, zeros) if state is None else state
-    ends = []
+    hiddens, cells = ([*part] for part in ((zeros, zeros) if state is None else state))
     for index, (w_input, w_hidden, b_input, b_hidden) in enumerate(layers.all_weights):
-        gates = F.linear(x, w_input, b_input + b_hidden)
-        x, end = _recur(gates, w_hidden, hidden[index], cell[index].clone())
-        ends.append((x[-1], end))
-    return x, tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
-
-
-def _recur(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs `(steps, batch, channels)` and last cell state, from the input's share of the gates; overwrites `cell`."""
-    steps, batch, _ = gates.shape
-    channels = weight.shape[1]
-    outputs, activated = gates.new_empty(steps, batch, channels), torch.empty_like(cell)
-    total = torch.empty_like(gates[0])
-    enter_and_forget, new, leave = total.split([2 * channels, channels, channels], dim=1)
-    enter, forget = enter_and_forget.chunk(2, dim=1)
-    # A single row is bound by reading the weights, however they lie.
-    if batch > 1 and steps >= _STEPS_WORTH_PACKING:
-        weight = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
-    for gate, output in zip(gates.unbind(0), outputs.unbind(0), strict=True):
-        torch.add(torch.ops.mkldnn._linear_pointwise(hidden, weight, None, "none", [], None), gate, out=total)
-        enter_and_forget.sigmoid_()
-        new.tanh_()
-        leave.sigmoid_()
-        cell.mul_(forget).addcmul_(enter, new)
-        torch.tanh(cell, out=activated)
-        hidden = torch.mul(activated, leave, out=output)
-    return outputs, cell
+        outputs = []
+        for gates in F.linear(x, w_input, b_input + b_hidden):
+            enter, forget, new, leave = torch.addmm(gates, hiddens[index], w_hidden.t()).chunk(4, dim=1)
+            entering = enter.sigmoid_().mul_(new.tanh_())
+            cells[index] = entering.addcmul_(cells[index], forget.sigmoid_())
+            hiddens[index] = cells[index].tanh().mul_(leave.sigmoid_())
+            outputs.append(hiddens[index])
+        x = torch.stack(outputs)
+    return x, (torch.stack(hiddens), torch.stack(cells))

@@ -29,9 +29,8 @@ class ResidualLSTM(nn.Module):
             return x
         steps_first = x.permute(2, 0, 1)
         run = cpu_inference.lstm if cpu_inference.runs_lstm(x) else nn.LSTM.__call__
-        if isinstance(time, Stream):
-            y, state = run(self.lstm, steps_first, time.take(self))
+        streamed = isinstance(time, Stream)
+        y, state = run(self.lstm, steps_first, time.take(self) if streamed else None)
+        if streamed:
             time.keep(self, state)
-        else:
-            y, _ = run(self.lstm, steps_first)
         return (y + steps_first).permute(1, 2, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -9,13 +11,20 @@ from torch import Tensor, nn
 from . import cpu_inference
 from .conv import Conv1d, ConvTranspose1d
 from .lstm import ResidualLSTM
-from .streaming import TimeContext, delayed
+from .streaming import Stream, TimeContext, delayed, in_pieces
+
+# Values that a layer at the audio's rate computes at a time in a stream: few enough to stay in a CPU's cache.
+_CACHED_VALUES = 2**20
 
 
-def _run(layers: nn.ModuleList, x: Tensor, time: TimeContext | None) -> Tensor:
+def _run(layers: Sequence[nn.Module], x: Tensor, time: TimeContext | None) -> Tensor:
     for layer in layers:
         x = cpu_inference.elu(x) if isinstance(layer, nn.ELU) else layer(x, time)
     return x
+
+
+def _cached_frames(batch_size: int, num_filters: int, hop_length: int) -> int:
+    return max(1, _CACHED_VALUES // (batch_size * num_filters * hop_length))
 
 
 class SeanetResidualUnit(nn.Module):
@@ -105,9 +114,19 @@ class SeanetEncoder(nn.Module):
             layers.append(ResidualLSTM(width, num_lstm_layers))
         layers += [nn.ELU(), Conv1d(width, dimension, last_kernel_size, **conv_options)]
         self.layers = nn.ModuleList(layers)
+        self.hop_length = math.prod(ratios)
+        self.num_filters = num_filters
+        self.num_last = 2 + (num_lstm_layers > 0)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        return _run(self.layers, x, time)
+        if not isinstance(time, Stream):
+            return _run(self.layers, x, time)
+        # What runs at the frame rate, the LSTM above all, is best done for many frames at once.
+        layers = list(self.layers)
+        strided, last = layers[: -self.num_last], layers[-self.num_last :]
+        frames = _cached_frames(len(x), self.num_filters, self.hop_length)
+        x = in_pieces(functools.partial(_run, strided), x, time, frames * self.hop_length)
+        return _run(last, x, time)
 
 
 class SeanetDecoder(nn.Module):
@@ -156,6 +175,14 @@ class SeanetDecoder(nn.Module):
                 )
         layers += [nn.ELU(), Conv1d(width, channels, last_kernel_size, **conv_options)]
         self.layers = nn.ModuleList(layers)
+        self.hop_length = math.prod(ratios)
+        self.num_filters = num_filters
+        self.num_first = 1 + (num_lstm_layers > 0)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        return _run(self.layers, x, time)
+        if not isinstance(time, Stream):
+            return _run(self.layers, x, time)
+        layers = list(self.layers)
+        x = _run(layers[: self.num_first], x, time)
+        frames = _cached_frames(len(x), self.num_filters, self.hop_length)
+        return in_pieces(functools.partial(_run, layers[self.num_first :]), x, time, frames)

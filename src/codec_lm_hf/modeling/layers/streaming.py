@@ -12,6 +12,7 @@ With a stream, a layer returns the steps that are complete so far (perhaps none)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -87,6 +88,24 @@ def zero_padding(x: Tensor, time: TimeContext | None) -> Tensor:
 def kept_apart(x: Tensor) -> Tensor:
     """A copy of the few steps that a stream carries on: a view would hold the whole chunk in memory."""
     return x.clone()
+
+
+def pieces(x: Tensor, steps: int) -> Iterator[tuple[Tensor, bool]]:
+    """Cut `x` `(..., steps)` into pieces of `steps`, each with whether it is the last one."""
+    total = x.shape[-1]
+    for start in range(0, total, steps):
+        yield x[..., start : start + steps], start + steps >= total
+
+
+def in_pieces(run: Callable[[Tensor, Stream], Tensor], x: Tensor, stream: Stream, steps: int) -> Tensor:
+    """`run(x, stream)`, but on `steps` steps at a time, so that what it computes in between stays in the cache."""
+    if x.shape[-1] <= steps:
+        return run(x, stream)
+    final, parts = stream.final, []
+    for piece, last in pieces(x, steps):
+        stream.final = final and last
+        parts.append(run(piece, stream))
+    return join(*parts)
 
 
 def delayed(layer: nn.Module, x: Tensor, steps: int, time: TimeContext | None) -> Tensor:
