@@ -66,10 +66,11 @@ def test_every_codec_trains_in_every_way(name, tmp_path):
     run = CodecTrainer(model, args, against, train_dataset=data)
     before = parameters(model)
     run.train()
-    same = [key for key, value in model.state_dict().items() if torch.equal(value, before[key])]
-    assert not [
-        key for key in same if key.startswith(("encoder", "decoder", "quantizer.layers.0")) and "film" not in key
-    ]
+    after = model.state_dict()
+    # Weights learn by gradient, the first codebook by its averages; FiLM is off, and int8 grids are no weights.
+    learns = [name for name, _ in model.named_parameters() if "film" not in name]
+    learns += [name for name in after if name.startswith("quantizer.layers.0.codebook")]
+    assert not [name for name in learns if torch.equal(after[name], before[name])]
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
