@@ -25,6 +25,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 benchmark: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[benchmark]"
+	$(BIN)/python -m pip install --quiet --no-deps encodec==0.1.1
 	$(BIN)/python benchmarks/codec_speed.py
 
 setup: $(VENV)/.dev

@@ -15,7 +15,7 @@ _LOG2_E = 1.4426950408889634
 # Windows up to this size are cheaper to gather than to multiply part by part.
 _SMALL_WINDOW = 64
 _FEW_OUTPUTS = 4
-_FEW_STEPS = 6
+_FEW_STEPS = 16
 
 
 def applies(x: Tensor) -> bool:
@@ -162,7 +162,7 @@ def _convolve_to_few(rows: Tensor, matrices: tuple, bias: Tensor | None, windows
 def lstm(layers: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """`layers(x, state)` for few steps of a unidirectional, unprojected `torch.nn.LSTM` without dropout.
 
-    oneDNN's own layer reorders all weights in every call, which costs as much as some ten steps.
+    oneDNN's own layer reorders all weights in every call, which costs more than some twenty steps.
 
     Args:
         layers: the module.
