@@ -58,7 +58,7 @@ FAMILIES: tuple[Family, ...] = (
         layouts=("encodec/encodec_24khz", "encodec/encodec_48khz"),
         weights_license="not stated by the publisher (the repository's MIT licence names its code)",
         paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
-        summary="codes, audio, training step and plain .ecdc streams equal runs of the original; native checkpoints load",
+        summary="codes, audio, training and plain .ecdc streams equal runs of the original; native checkpoints load",
     ),
     Family(
         name="encodec_entropy_lm",
@@ -113,7 +113,7 @@ FAMILIES: tuple[Family, ...] = (
         parity=(),
         layouts=(),
         weights_license="Apache-2.0 (trained here)",
-        paper="not a published system: frequency-domain frames as in FunCodec and Vocos, small enough to train on a CPU",
+        paper="not a published system: frequency-domain frames as in FunCodec and Vocos, trainable on a CPU",
         summary="the bundled codec; not one of the survey's published checkpoints",
     ),
     Family(

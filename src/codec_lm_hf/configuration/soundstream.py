@@ -29,8 +29,8 @@ class SoundStreamConfig(CodecConfig):
         num_quantizers: codebooks; 24 x 10 bits x 75 Hz = 18 kbps.
         codebook_size: entries per codebook.
         quantizer_dropout: probability per row of training with a random number of codebooks (section III-C, always).
-        codebook_decay, kmeans_iterations, revive_below, residual_gradient: training of the codebooks (section III-C), see
-            `modeling.quantization`.
+        codebook_decay, kmeans_iterations, revive_below, residual_gradient: training of the codebooks (section III-C),
+            see `modeling.quantization`.
         denoising: where feature-wise linear modulation sits that switches denoising on and off (section III-F, at the
             bottleneck): `"none"`, `"encoder"` or `"decoder"`.
     """

@@ -47,7 +47,7 @@ _FIXED = {"activation": "ELU", "activation_params": {"alpha": 1.0}, "norm_params
 
 
 def config_from_original(original: dict) -> EncodecCodecConfig:
-    """The constructor arguments of the original, flat or under `seanet`, `quantizer` and `model`, to our configuration.
+    """The original's constructor arguments, flat or under `seanet`, `quantizer` and `model`, to our configuration.
 
     Raises:
         ConversionError: an argument that is unknown, or has a value that no published model has.

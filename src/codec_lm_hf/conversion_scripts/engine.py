@@ -39,8 +39,8 @@ class Converter:
 
     Attributes:
         config_class, model_class: ours.
-        rules: pairs of a regular expression over a whole original key and the new key (with `\\1`, ...), or `None` for a
-            key that is known and not needed. The first match counts.
+        rules: pairs of a regular expression over a whole original key and the new key (with `\\1`, ...), or `None` for
+            a key that is known and not needed. The first match counts.
         config_from_original: the original project's own configuration, as a dict, to ours.
         read: checkpoint path to the flat original state; `read_checkpoint` by default.
         files: checkpoint path to the files it consists of (their SHA-256 is recorded); the path itself by default.
@@ -128,7 +128,7 @@ def check_complete(expected: dict[str, torch.Size], found: dict[str, torch.Size]
         key = shapes[0]
         parts.append(f"{len(shapes)} of another shape ({key}: {tuple(found[key])}, expected {tuple(expected[key])})")
     raise ConversionError(
-        f"the checkpoint does not fit the configuration: {'; '.join(parts)}. Give its own --config or another --preset."
+        f"the checkpoint does not fit the configuration: {'; '.join(parts)}. Give its --config or another --preset."
     )
 
 
@@ -167,7 +167,7 @@ def resolve_config(
         preset = next(named, None)
     if preset is None:
         raise ConversionError(
-            f"{checkpoint.name} holds weights only, and its name is none of a published variant; give --preset (one of "
+            f"{checkpoint.name} holds weights only, and its name is no published variant's; give --preset (one of "
             f"{', '.join(sorted(presets))}) or --config."
         )
     return converter.config_class.from_preset(preset), {"preset": preset}

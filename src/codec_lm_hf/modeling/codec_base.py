@@ -116,7 +116,7 @@ class CodecStream:
 
 
 def _join_rows(parts: list[tuple[list[int], Tensor]], batch_size: int) -> tuple[Tensor, Tensor | None]:
-    """Rows of several groups, `(rows, ..., steps)` each, as one batch padded with zeros, and its mask if one is needed."""
+    """Rows of several groups, `(rows, ..., steps)` each, as one batch padded with zeros, and its mask if needed."""
     if len(parts) == 1:
         return parts[0][1], None
     steps = max(part.shape[-1] for _, part in parts)
@@ -144,8 +144,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     _no_split_modules: list[str] = []
     _keep_in_fp32_modules_strict = {"inited", "cluster_size", "embed", "embed_avg"}
 
-    # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and faster
-    # on a CPU, because layers that need it cut a tile into pieces whose activations stay in the cache.
+    # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and
+    # faster on a CPU, because layers that need it cut a tile into pieces whose activations stay in the cache.
     whole_seconds: float = 1.5
     tile_seconds: float = 8.0
 
@@ -208,8 +208,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             audio_codes: `(batch, codebooks, frames)` integers; fewer codebooks than the model has are fine.
             audio_scales: `(batch, segments)`, as `encode` returned them.
             codes_mask: `(batch, frames)`, as `encode` returned it.
-            padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros where
-                it is false.
+            padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros
+                where it is false.
             return_dict: `False` returns a plain tuple.
 
         Raises:
@@ -541,7 +541,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     def _check_streamable(self) -> None:
         if not self.streamable:
             raise ValueError(
-                f"{type(self).__name__} with this configuration looks at a whole segment at once and cannot be streamed; "
+                f"{type(self).__name__} so configured looks at a whole segment at once and cannot be streamed; "
                 "use encode() and decode(), which work segment by segment."
             )
 

@@ -56,7 +56,7 @@ def has_weight_norm(module: nn.Module) -> bool:
 
 
 def fuse_weight_norm(module: nn.Module) -> None:
-    """Replace weight-norm pairs below `module` by the weights they stand for, laid out as `cpu_inference` reads them."""
+    """Replace weight-norm pairs below `module` by their weights, laid out as `cpu_inference` reads them."""
     for part in module.modules():
         if has_weight_norm(part):
             parametrize.remove_parametrizations(part, "weight")
@@ -74,8 +74,8 @@ def _runs_as_products(conv: nn.Conv1d | nn.ConvTranspose1d, x: Tensor) -> bool:
 class SlidingWindow(nn.Module):
     """Something computed from every `stride`-th window of a signal: padding, ragged batches and streams.
 
-    There are `ceil(steps / stride)` windows. The left and right padding together are `kernel_size - stride`, all of it on
-    the left when causal; a last incomplete stride is padded on the right. Reflection of an input that is shorter than the
+    There are `ceil(steps / stride)` windows. The left and right padding together are `kernel_size - stride`, all of it
+    on the left when causal; a last incomplete stride is padded on the right. Reflection of an input shorter than the
     padding first appends zeros, as EnCodec does (`encodec/modules/conv.py`).
 
     Args:
@@ -253,7 +253,7 @@ class OverlapAdd(nn.Module):
         self.trim_right = self.excess - trim_left
 
     def compute(self, x: Tensor) -> Tensor:
-        """The untrimmed sum for `x` `(batch, channels, steps)`: `(batch, out_channels, (steps - 1) * stride + kernel_size)`."""
+        """Untrimmed sum for `x` `(batch, channels, steps)`: `(batch, out_channels, (steps - 1) * stride + kernel)`."""
         raise NotImplementedError
 
     def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -291,8 +291,8 @@ class OverlapAdd(nn.Module):
 class ConvTranspose1d(OverlapAdd):
     """Transposed 1-D convolution with `steps * stride` outputs.
 
-    When causal, `trim_right_ratio` of the excess is trimmed on the right, the rest on the left; otherwise half on either
-    side (EnCodec, `encodec/modules/conv.py`). A norm over time sees the untrimmed output, as there.
+    When causal, `trim_right_ratio` of the excess is trimmed on the right, the rest on the left; otherwise half on
+    either side (EnCodec, `encodec/modules/conv.py`). A norm over time sees the untrimmed output, as there.
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups, bias: as in `torch.nn.ConvTranspose1d`.

@@ -2,7 +2,7 @@
 
 Tensors keep their shape `(batch, channels, steps)`, but lie in memory step by step (the transpose of a contiguous
 `(batch, steps, channels)`). There, `stride` steps are one row of a matrix, and a convolution whose kernel is a whole
-number of strides is a sum of that many matrix products with shifted rows: no reordered activations, no gathered windows.
+number of strides is a sum of that many matrix products with shifted rows: nothing reordered, no gathered windows.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilati
 
 
 def convolve_onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`y` plus the kernel-1 convolution of `x`; overwrites `y` `(batch, out_channels, steps)` if it is channels-last."""
+    """`y` plus the kernel-1 convolution of `x`; overwrites `y` `(batch, out_channels, steps)` if channels-last."""
     total, part = steps_first(y), steps_first(x)
     total.baddbmm_(part, _for_rows(pack(weight).flatten(1).t(), part))
     return (total if bias is None else total.add_(bias)).transpose(1, 2)

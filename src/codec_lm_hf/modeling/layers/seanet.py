@@ -72,7 +72,7 @@ class SeanetEncoder(nn.Module):
         channels: audio channels.
         dimension: latent channels.
         num_filters: channels after the first convolution; doubled at every stage.
-        ratios: stride of each stage, in the *decoder's* order (the encoder runs them backwards), as EnCodec writes them.
+        ratios: stride of each stage, in the *decoder's* order (the encoder runs them backwards), as in EnCodec.
         num_residual_layers: residual units per stage, dilated by `dilation_growth_rate ** index`.
         kernel_size, last_kernel_size, residual_kernel_size, compress, use_conv_shortcut: see `SeanetResidualUnit`.
         num_lstm_layers: LSTM layers at the frame rate; 0 for none.

@@ -51,8 +51,8 @@ class InverseStft(OverlapAdd):
     Args:
         window_size: samples of a window, and of the FFT; a multiple of `hop_length`.
         hop_length: samples from window to window.
-        lookahead: samples of each window that lie after the frame's own hop. More of them, better overlap; they are the
-            latency of a stream.
+        lookahead: samples of each window that lie after the frame's own hop. More of them, better overlap; they are
+            the latency of a stream.
 
     `forward(spectra (batch, window_size + 2, frames), time)` returns `(batch, 1, frames * hop_length)` float32.
     """
@@ -87,7 +87,7 @@ class InverseStft(OverlapAdd):
 
 
 def mel_filters(sampling_rate: int, window_size: int, num_mels: int) -> Tensor:
-    """Triangular mel filters `(num_mels, window_size // 2 + 1)` over 0 Hz to the Nyquist rate, unit peak (HTK scale)."""
+    """Triangular mel filters `(num_mels, window_size // 2 + 1)` from 0 Hz to Nyquist, unit peak (HTK scale)."""
     bank = mel_filter_bank(
         num_frequency_bins=window_size // 2 + 1,
         num_mel_filters=num_mels,

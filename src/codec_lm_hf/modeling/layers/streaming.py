@@ -7,7 +7,7 @@ Every layer that looks along time is called `layer(x, time)` with one of
 - `Stream`: `x` is the next chunk. Layers keep what they need for the next call in the stream, never in themselves,
   so one model serves any number of streams.
 
-With a stream, a layer returns the steps that are complete so far (perhaps none); on the final chunk it returns the rest.
+With a stream, a layer returns the steps that are complete so far (perhaps none); on the final chunk, the rest.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Stream(TimeContext):
 
 
 def _select(value: Any, rows: Tensor, layer: nn.Module) -> Any:
-    """The given rows of whatever a layer carries; a layer whose batch axis is not the first says so by `batch_axis`."""
+    """The given rows of what a layer carries; a layer whose batch axis is not the first says so by `batch_axis`."""
     if isinstance(value, Tensor):
         return value.index_select(getattr(layer, "batch_axis", 0), rows.to(value.device))
     if isinstance(value, dict):
@@ -111,7 +111,7 @@ def in_pieces(run: Callable[[Tensor, Stream], Tensor], x: Tensor, stream: Stream
 def delayed(layer: nn.Module, x: Tensor, steps: int, time: TimeContext | None) -> Tensor:
     """The part of a skip connection that belongs to the `steps` new steps of the main path.
 
-    Offline this is `x` itself. In a stream the main path may lag behind, so the skip waits in a queue kept for `layer`.
+    Offline this is `x` itself. In a stream the main path may lag, so the skip waits in a queue kept for `layer`.
     """
     if not isinstance(time, Stream):
         return x

@@ -38,8 +38,8 @@ class EuclideanCodebook(Float32Buffers):
         decay: of the moving averages.
         kmeans_iterations: on the first training batch of a fresh codebook.
         revive_below: entries used less than this share of the average use are replaced by vectors of the batch; `None`
-            keeps them. EnCodec has code for this too, but overwrites the replacement in the same step, so `None` is what
-            it does.
+            keeps them. EnCodec has code for this too, but overwrites the replacement in the same step, so `None` is
+            what it does.
 
     Source: `EuclideanCodebook` in `encodec/quantization/core_vq.py`.
     """
@@ -133,7 +133,7 @@ class VectorQuantizer(nn.Module):
             mask: bool `(batch, frames)`; only these frames teach the codebook and count in the loss. `None`: all.
 
         Returns:
-            The chosen entries `(batch, dim, frames)` without gradient, codes `(batch, frames)`, commitment loss (scalar).
+            The chosen entries `(batch, dim, frames)` without gradient, codes `(batch, frames)`, commitment loss.
         """
         vectors = latents.detach().transpose(1, 2)
         taught = vectors.reshape(-1, vectors.shape[-1]) if mask is None else vectors[mask]
@@ -197,8 +197,8 @@ class ResidualVectorQuantizer(nn.Module):
 
         Args:
             latents: `(batch, dim, frames)`.
-            num_quantizers: how many codebooks to use, for all rows or (int64 `(batch,)`) for each. Codebooks that a row
-                does not use still learn from its residual.
+            num_quantizers: how many codebooks to use, for all rows or (int64 `(batch,)`) for each. Codebooks that a
+                row does not use still learn from its residual.
             mask: bool `(batch, frames)`, true on valid frames.
         """
         per_row = num_quantizers if isinstance(num_quantizers, Tensor) else None
