@@ -78,7 +78,7 @@ def test_safetensors_are_read_like_torch_files(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("encoder.model.0.conv.conv.bias"), r"1 missing \(for example .*Give its own --config"),
+        (lambda s: s.pop("encoder.model.0.conv.conv.bias"), r"1 missing \(for example .*Give its --config"),
         (lambda s: s.update(extra=torch.zeros(1)), r"1 keys are unknown .*'extra'.*; is it the right family\?"),
         (lambda s: s.update({"encoder.model.0.conv.conv.bias": torch.zeros(3)}), r"of another shape \(.*\(3,\)"),
         (lambda s: s.update({"encoder.model.0.conv.conv.bias": 7}), "holds a int at encoder.*; expected a tensor"),
