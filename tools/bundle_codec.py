@@ -49,6 +49,15 @@ def write_log(run: Path, target: Path) -> None:
                 writer.writerow({name: _short(rows[step].get(name, "")) for name in COLUMNS})
 
 
+def summary(metrics: dict) -> dict:
+    """The figures without those of single recordings."""
+    drop = "recordings"
+    parts = {
+        part: [{k: v for k, v in row.items() if k != drop} for row in metrics[part]] for part in ("quality", "speech")
+    }
+    return {**{name: value for name, value in metrics.items() if name != drop}, **parts}
+
+
 def _short(value):
     return f"{value:.4g}" if isinstance(value, float) else value
 
@@ -64,8 +73,7 @@ def main(
     save_half(run, TARGET)
     write_log(run, TARGET)
     shutil.copyfile(recipe, TARGET / "recipe.yaml")
-    if metrics != TARGET / "metrics.json":
-        shutil.copyfile(metrics, TARGET / "metrics.json")
+    (TARGET / "metrics.json").write_text(json.dumps(summary(json.loads(metrics.read_text())), indent=1) + "\n")
     model = codec_lm_hf.AutoCodecModel.from_pretrained(TARGET)
     card = build_model_card(
         model.config, "codec-lm-hf/stft-codec-16khz", "apache-2.0", source=notes.read_text(encoding="utf-8").strip()
