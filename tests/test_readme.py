@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import codec_lm_hf
 from codec_lm_hf.cli.list import markdown_table
 from codec_lm_hf.demo.roundtrip import SPEECH
 
@@ -71,3 +73,17 @@ def test_make_targets_that_the_readme_names_exist():
 def test_the_table_of_families_is_the_registry_s():
     start, end = "<!-- families: codec-lm list --markdown -->\n", "\n<!-- end of families -->"
     assert README.split(start)[1].split(end)[0] == markdown_table()
+
+
+def test_the_figures_of_the_bundled_codec_are_those_that_the_benchmark_wrote():
+    metrics = json.loads((Path(codec_lm_hf.bundled("codec")) / "metrics.json").read_text())
+    card = (Path(codec_lm_hf.bundled("codec")) / "README.md").read_text()
+    for text in (section("Measured"), card):
+        for row in metrics["quality"]:
+            cells = [f"{row[name]:.2f}" for name in ("kbps", "kbps_on_disk", "si_sdr", "log_mel_distance", "pesq_wb")]
+            cells += [f"{row['stoi']:.3f}", f"{row['visqol']:.2f}"]
+            assert f"| {' | '.join(cells)} |" in text
+        for row in metrics["speech"]:
+            cells = [f"{row['wer']:.1%}", f"{row['exact']:.0%}", f"{row['speaker_nearest']:.0%}"]
+            cells.append(f"{row['speaker_cosine']:.2f}")
+            assert f"| {' | '.join(cells)} |" in text

@@ -80,3 +80,10 @@ def test_mistakes(case, tmp_path):
         with pytest.raises(ValueError, match=message):
             run(*arguments)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_info_shows_the_header(case):
+    folder, _ = case
+    result = runner.invoke(app, ["info", str(folder / "with_lm.ecdc")], catch_exceptions=False)
+    assert f"model_name: {ecdc.read_header((folder / 'with_lm.ecdc').read_bytes()).model_name}" in result.output
+    assert "uses_lm: True" in result.output

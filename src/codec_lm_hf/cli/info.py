@@ -11,30 +11,43 @@ import typer
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A codec (directory or repository id) or a .codes file.")] = "",
+    target: Annotated[
+        str, typer.Argument(help="A codec (directory or repository id), or a .codes or .ecdc file.")
+    ] = "",
 ) -> None:
-    """Show what a codec or a .codes file is. Without an argument: the bundled codec.
+    """Show what a codec or a file of codes is. Without an argument: the bundled codec.
 
     Example: codec-lm info
     """
     if target and Path(target).is_file():
-        from ..bitstream.codes import CodesReader
+        rows = _file(Path(target))
+    else:
+        rows = _codec(target or None)
+    for name, value in rows.items():
+        typer.echo(f"{name}: {value}")
 
-        with Path(target).open("rb") as file:
-            reader = CodesReader(file)
-            frames = sum(codes.shape[1] for codes, _ in reader)
-        header = reader.header
-        size = Path(target).stat().st_size
-        seconds = reader.samples / header.sampling_rate
-        for name, value in asdict(header).items():
-            typer.echo(f"{name}: {value}")
-        typer.echo(
-            f"frames: {frames}\nseconds: {seconds:.3f}\nkbps on disk: {size * 8 / max(seconds, 1e-9) / 1000:.3f}"
-        )
-        return
+
+def _file(path: Path) -> dict:
+    """What a `.codes` file says, all of it read, or what the header of an `.ecdc` file says."""
+    from ..bitstream import ecdc
+    from ..bitstream.codes import CodesReader
+
+    with path.open("rb") as file:
+        if file.read(len(ecdc.MAGIC)) == ecdc.MAGIC:
+            return {**asdict(ecdc.read_header(path.read_bytes())), "size": f"{path.stat().st_size} bytes"}
+        file.seek(0)
+        reader = CodesReader(file)
+        frames = sum(codes.shape[1] for codes, _ in reader)
+    seconds = reader.samples / reader.header.sampling_rate
+    kbps = path.stat().st_size * 8 / max(seconds, 1e-9) / 1000
+    figures = {"frames": frames, "seconds": f"{seconds:.3f}", "kbps on disk": f"{kbps:.3f}"}
+    return asdict(reader.header) | figures
+
+
+def _codec(name: str | None) -> dict:
     from .common import load_codec
 
-    model = load_codec(target or None)
+    model = load_codec(name)
     config = model.config
     weights = sum(parameter.numel() for parameter in model.parameters())
     rows = {
@@ -51,5 +64,4 @@ def info(
     if record.is_file():
         rows |= {"converted from": json.dumps(json.loads(record.read_text())["source"])}
         rows |= {"licence of the weights": json.loads(record.read_text())["weights_license"]}
-    for name, value in rows.items():
-        typer.echo(f"{name}: {value}")
+    return rows

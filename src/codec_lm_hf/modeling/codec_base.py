@@ -19,7 +19,7 @@ from ..hub import HubModelMixin
 from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces
-from .quantization import EuclideanCodebook
+from .quantization import EuclideanCodebook, ResidualVectorQuantizer
 
 
 @dataclass
@@ -159,6 +159,19 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         """Latents `(batch, dim, frames)` to audio `(batch, channels, frames * hop_length)`."""
         raise NotImplementedError(f"{type(self).__name__} must define _decode_latents.")
 
+    def _residual_quantizer(self, dim: int) -> ResidualVectorQuantizer:
+        """A residual quantizer of latents of `dim` channels, by the fields that such codecs' configurations share."""
+        config = self.config
+        return ResidualVectorQuantizer(
+            config.num_quantizers,
+            config.codebook_size,
+            dim,
+            residual_gradient=config.residual_gradient,
+            decay=config.codebook_decay,
+            kmeans_iterations=config.kmeans_iterations,
+            revive_below=config.revive_below,
+        )
+
     def _num_frames(self, samples: Tensor | int) -> Tensor | int:
         """Frames of a row of `samples` samples."""
         return -(-samples // self.config.hop_length)
@@ -297,7 +310,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if mask is not None and self._tiled(frames * self.config.hop_length):
             rows = [
                 self._decode(row[None, :, : int(valid.sum())], None, None)[0]
-                for row, valid in zip(codes, mask, strict=False)
+                for row, valid in zip(codes, mask, strict=True)
             ]
             samples = max(row.shape[-1] for row in rows)
             return torch.stack([F.pad(row, (0, samples - row.shape[-1])) for row in rows])

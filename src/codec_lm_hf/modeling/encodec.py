@@ -9,7 +9,6 @@ from ..configuration.encodec import EncodecCodecConfig
 from .codec_base import CodecEncoderOutput, CodecOutput, CodecPreTrainedModel
 from .layers.seanet import SeanetDecoder, SeanetEncoder
 from .layers.streaming import TimeContext
-from .quantization import ResidualVectorQuantizer
 
 
 class EncodecCodecModel(CodecPreTrainedModel):
@@ -46,15 +45,7 @@ class EncodecCodecModel(CodecPreTrainedModel):
         }
         self.encoder = SeanetEncoder(**seanet)
         self.decoder = SeanetDecoder(**seanet, trim_right_ratio=config.trim_right_ratio)
-        self.quantizer = ResidualVectorQuantizer(
-            config.num_quantizers,
-            config.codebook_size,
-            config.codebook_dim,
-            residual_gradient=config.residual_gradient,
-            decay=config.codebook_decay,
-            kmeans_iterations=config.kmeans_iterations,
-            revive_below=config.revive_below,
-        )
+        self.quantizer = self._residual_quantizer(config.codebook_dim)
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:

@@ -11,7 +11,6 @@ from .codec_base import CodecPreTrainedModel
 from .layers.film import SwitchedFiLM
 from .layers.seanet import SeanetDecoder, SeanetEncoder
 from .layers.streaming import TimeContext
-from .quantization import ResidualVectorQuantizer
 
 
 class SoundStreamModel(CodecPreTrainedModel):
@@ -51,15 +50,7 @@ class SoundStreamModel(CodecPreTrainedModel):
         self.decoder = SeanetDecoder(
             **seanet, kernel_size=config.kernel_size, last_kernel_size=config.kernel_size, trim_right_ratio=1.0
         )
-        self.quantizer = ResidualVectorQuantizer(
-            config.num_quantizers,
-            config.codebook_size,
-            config.hidden_size,
-            residual_gradient=config.residual_gradient,
-            decay=config.codebook_decay,
-            kmeans_iterations=config.kmeans_iterations,
-            revive_below=config.revive_below,
-        )
+        self.quantizer = self._residual_quantizer(config.hidden_size)
         self.film = SwitchedFiLM(config.hidden_size) if config.denoising != "none" else None
         self.denoise: bool | Tensor = False
         self.post_init()

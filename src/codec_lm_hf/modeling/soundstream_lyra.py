@@ -14,7 +14,6 @@ from .layers.conv import Conv1d, ConvTranspose1d
 from .layers.int8 import Int8ConvTranspose1d, Int8Grid, OrderedConv1d, fuse_int8
 from .layers.separable import SeparableResidualUnit, conv1d, leaky_relu
 from .layers.streaming import TimeContext
-from .quantization import ResidualVectorQuantizer
 
 
 def _units(config: LyraCodecConfig, stage: int, int8_of_first: str, int8_of_rest: str) -> nn.ModuleList:
@@ -147,15 +146,7 @@ class LyraCodecModel(CodecPreTrainedModel):
         super().__init__(config)
         self.encoder = LyraEncoder(config)
         self.decoder = LyraDecoder(config)
-        self.quantizer = ResidualVectorQuantizer(
-            config.num_quantizers,
-            config.codebook_size,
-            config.hidden_size,
-            residual_gradient=config.residual_gradient,
-            decay=config.codebook_decay,
-            kmeans_iterations=config.kmeans_iterations,
-            revive_below=config.revive_below,
-        )
+        self.quantizer = self._residual_quantizer(config.hidden_size)
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:

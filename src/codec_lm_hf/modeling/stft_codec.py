@@ -12,7 +12,6 @@ from .layers.conv import Conv1d
 from .layers.convnext import ConvNeXtBlock
 from .layers.stft import InverseStft, Stft
 from .layers.streaming import TimeContext
-from .quantization import ResidualVectorQuantizer
 
 _QUIETEST = 1e-5
 _LARGEST_LOG_MAGNITUDE = 6.0
@@ -72,15 +71,7 @@ class StftCodecModel(CodecPreTrainedModel):
         self.encoder = nn.ModuleList([ConvNeXtBlock(width, **block) for _ in range(config.encoder_layers)])
         self.encoder_out_norm = ChannelNorm(width)
         self.encoder_out = Conv1d(width, config.latent_size, 1)
-        self.quantizer = ResidualVectorQuantizer(
-            config.num_quantizers,
-            config.codebook_size,
-            config.latent_size,
-            residual_gradient=config.residual_gradient,
-            decay=config.codebook_decay,
-            kmeans_iterations=config.kmeans_iterations,
-            revive_below=config.revive_below,
-        )
+        self.quantizer = self._residual_quantizer(config.latent_size)
         self.decoder_in = Conv1d(config.latent_size, width, config.kernel_size)
         self.decoder_in_norm = ChannelNorm(width)
         self.decoder = nn.ModuleList([ConvNeXtBlock(width, **block) for _ in range(config.decoder_layers)])

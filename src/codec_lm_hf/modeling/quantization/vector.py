@@ -168,10 +168,6 @@ class ResidualVectorQuantizer(nn.Module):
         self.residual_gradient = residual_gradient
         self.layers = nn.ModuleList([VectorQuantizer(size, dim, **codebook_options) for _ in range(num_quantizers)])
 
-    def fuse(self) -> None:
-        for layer in self.layers:
-            layer.codebook.fuse()
-
     def encode(self, latents: Tensor, num_quantizers: int | None = None) -> Tensor:
         """Latents `(batch, dim, frames)` to codes `(batch, num_quantizers, frames)`, computed in float32."""
         residual = latents.float().transpose(1, 2)
