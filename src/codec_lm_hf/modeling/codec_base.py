@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from ..configuration.codec_base import LARGEST_PEAK, CodecConfig
 from ..hub import HubModelMixin
 from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
+from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces
 from .quantization import EuclideanCodebook, ResidualVectorQuantizer
@@ -591,5 +592,5 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if isinstance(module, EuclideanCodebook):
             for buffer in (module.inited, module.cluster_size, module.embed, module.embed_avg):
                 init.zeros_(buffer)
-        if isinstance(module, HannWindow):
+        if isinstance(module, (HannWindow, Snake)):
             module.reset()
