@@ -10,29 +10,35 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from . import cpu_inference
-from .streaming import Stream, TimeContext, kept_apart, lengths_of, zero_padding
+from .streaming import Stream, TimeContext, Unpadded, kept_apart, lengths_of, zero_padding
 
 PAD_MODES = ("constant", "reflect")
 NORM_TYPES = ("none", "weight_norm", "time_group_norm")
 
 
 class TimeGroupNorm(nn.GroupNorm):
-    """Normalisation over all channels and all valid steps of a row (EnCodec's `time_group_norm`).
+    """Normalisation over groups of channels and all valid steps of a row.
 
     It looks at the whole row, so it cannot be streamed.
+
+    Args:
+        channels: of the input.
+        groups: of channels, each normalised by itself; one is EnCodec's `time_group_norm`.
+        eps: added to the variance.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(1, channels)
+    def __init__(self, channels: int, groups: int = 1, eps: float = 1e-5) -> None:
+        super().__init__(groups, channels, eps)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         if lengths is None:
             return super().forward(x)
-        mask = TimeContext(lengths).mask(x.shape[-1])
-        count = lengths[:, None, None] * x.shape[1]
-        mean = (x * mask).sum((1, 2), keepdim=True) / count
-        variance = (((x - mean) * mask) ** 2).sum((1, 2), keepdim=True) / count
-        x = (x - mean) * torch.rsqrt(variance + self.eps)
+        mask = TimeContext(lengths).mask(x.shape[-1])[:, None]
+        grouped = x.unflatten(1, (self.num_groups, -1))
+        count = lengths[:, None, None, None] * grouped.shape[2]
+        mean = (grouped * mask).sum((2, 3), keepdim=True) / count
+        variance = (((grouped - mean) * mask) ** 2).sum((2, 3), keepdim=True) / count
+        x = ((grouped - mean) * torch.rsqrt(variance + self.eps)).flatten(1, 2)
         return x * self.weight[:, None] + self.bias[:, None]
 
 
@@ -44,10 +50,11 @@ def _with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module,
     return conv, TimeGroupNorm(conv.out_channels) if norm_type == "time_group_norm" else None
 
 
-def _refuse_stream(norm: nn.Module | None, time: TimeContext | None) -> None:
+def refuse_stream(norm: nn.Module | None, time: TimeContext | None) -> None:
+    """Raise `ValueError` if there is a norm over time and `time` is a stream."""
     if isinstance(time, Stream) and norm is not None:
         raise ValueError(
-            "time_group_norm looks at the whole signal and cannot be streamed; use encode() and decode()."
+            "a norm over time looks at the whole signal and cannot be streamed; use encode() and decode()."
         )
 
 
@@ -84,9 +91,19 @@ class SlidingWindow(nn.Module):
         out_channels: channels of the result.
         causal: no window reaches beyond its stride (but for the end-of-signal padding).
         pad_mode: `"reflect"` or `"constant"` (zeros).
+        padding: steps added at either side, as in `torch.nn.Conv1d`, in place of the above. Then a last incomplete
+            stride is dropped, and there are `(steps + 2 * padding - kernel_size) // stride + 1` windows.
     """
 
-    def __init__(self, kernel_size: int, stride: int, out_channels: int, causal: bool, pad_mode: str) -> None:
+    def __init__(
+        self,
+        kernel_size: int,
+        stride: int,
+        out_channels: int,
+        causal: bool,
+        pad_mode: str,
+        padding: int | None = None,
+    ) -> None:
         super().__init__()
         if pad_mode not in PAD_MODES:
             raise ValueError(f"pad_mode must be one of {PAD_MODES}, got {pad_mode!r}.")
@@ -97,8 +114,9 @@ class SlidingWindow(nn.Module):
         self.stride = stride
         self.out_channels = out_channels
         self.pad_mode = pad_mode
-        self.pad_right = 0 if causal else total // 2
-        self.pad_left = total - self.pad_right
+        self.fills = padding is None
+        self.pad_right = padding if padding is not None else 0 if causal else total // 2
+        self.pad_left = padding if padding is not None else total - self.pad_right
 
     def compute(self, x: Tensor) -> Tensor:
         """The result of every complete window of `x` `(batch, channels, steps)`: `(batch, out_channels, windows)`."""
@@ -108,20 +126,30 @@ class SlidingWindow(nn.Module):
         """Results for `x` `(batch, channels, steps)`; see `modeling.layers.streaming` for `time`."""
         if isinstance(time, Stream):
             return self._stream(x, time)
+        if isinstance(time, Unpadded):
+            return self.compute(self._complete(x))
         lengths = lengths_of(time)
         if lengths is None:
-            return self.compute(self._pad(x))
+            return self.compute(self._complete(self._pad(x)))
         if self.pad_mode == "reflect":
             x = self._pad_ragged(x, lengths)
         else:
             x = self._pad(zero_padding(x, time))
-        if self.stride > 1:
-            time.lengths = (lengths + self.stride - 1) // self.stride
-        return self.compute(x)
+        time.lengths = (lengths + self.padding_of(lengths) - self.kernel_size) // self.stride + 1
+        return self.compute(self._complete(x))
+
+    def padding_of(self, steps: Tensor | int) -> Tensor | int:
+        """Steps that are added, left and right together, to `steps` steps."""
+        return self.pad_left + self.pad_right + (-steps % self.stride) * self.fills
+
+    def _complete(self, x: Tensor) -> Tensor:
+        """`x` without the steps at its end that fill no window."""
+        surplus = (x.shape[-1] - self.kernel_size) % self.stride
+        return x[..., : x.shape[-1] - surplus] if surplus else x
 
     def _pad(self, x: Tensor) -> Tensor:
         steps = x.shape[-1]
-        right = self.pad_right + -steps % self.stride
+        right = self.padding_of(steps) - self.pad_left
         if self.pad_left == 0 and right == 0:
             return x
         missing = max(self.pad_left, right) + 1 - steps
@@ -132,9 +160,9 @@ class SlidingWindow(nn.Module):
     def _pad_ragged(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`_pad` of every row at its own length, as one gather."""
         steps = x.shape[-1]
-        right = self.pad_right + -lengths % self.stride
+        right = self.padding_of(lengths) - self.pad_left
         last = torch.maximum(lengths, right.clamp(min=self.pad_left) + 1) - 1
-        position = torch.arange(-self.pad_left, steps + self.pad_right + -steps % self.stride, device=x.device)
+        position = torch.arange(-self.pad_left, steps + self.padding_of(steps) - self.pad_left, device=x.device)
         source = position.abs()[None]
         source = torch.where(source > last[:, None], 2 * last[:, None] - source, source)
         valid = (source >= 0) & (source < lengths[:, None])
@@ -163,7 +191,9 @@ class SlidingWindow(nn.Module):
         else:
             skip = kept["skip"]
         if stream.final:
-            right = self.pad_right + (self.pad_left - (x.shape[-1] - skip)) % self.stride
+            right = self.pad_right
+            if self.fills:
+                right += (self.pad_left - (x.shape[-1] - skip)) % self.stride
             if right:
                 x = cpu_inference.pad(x, 0, right, self.pad_mode)
             return self._stream_end(x[..., skip:], x)
@@ -176,18 +206,20 @@ class SlidingWindow(nn.Module):
         return self.compute(x[..., skip : used - self.stride + self.kernel_size])
 
     def _stream_end(self, padded: Tensor, x: Tensor) -> Tensor:
-        return self.compute(padded) if padded.shape[-1] >= self.kernel_size and x.shape[-1] else self._nothing(x)
+        if padded.shape[-1] < self.kernel_size or x.shape[-1] == 0:
+            return self._nothing(x)
+        return self.compute(self._complete(padded))
 
     def _nothing(self, x: Tensor) -> Tensor:
         return x.new_zeros(x.shape[0], self.out_channels, 0)
 
 
 class Conv1d(SlidingWindow):
-    """1-D convolution with `ceil(steps / stride)` outputs.
+    """1-D convolution with, unless `padding` is given, `ceil(steps / stride)` outputs.
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in `torch.nn.Conv1d`.
-        causal, pad_mode: see `SlidingWindow`.
+        causal, pad_mode, padding: see `SlidingWindow`.
         norm_type: `"none"`, `"weight_norm"`, or `"time_group_norm"` after the convolution.
         fused: build the plain weight where `norm_type` asks for weight norm.
     """
@@ -205,8 +237,9 @@ class Conv1d(SlidingWindow):
         pad_mode: str = "constant",
         norm_type: str = "none",
         fused: bool = False,
+        padding: int | None = None,
     ) -> None:
-        super().__init__((kernel_size - 1) * dilation + 1, stride, out_channels, causal, pad_mode)
+        super().__init__((kernel_size - 1) * dilation + 1, stride, out_channels, causal, pad_mode, padding)
         conv = nn.Conv1d(
             in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
         )
@@ -218,7 +251,7 @@ class Conv1d(SlidingWindow):
         return cpu_inference.convolve(x, self.conv.weight, self.conv.bias, self.conv.stride[0], self.conv.dilation[0])
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        _refuse_stream(self.norm, time)
+        refuse_stream(self.norm, time)
         x = super().forward(x, time)
         return x if self.norm is None else self.norm(x, lengths_of(time))
 
@@ -239,10 +272,14 @@ class OverlapAdd(nn.Module):
         kernel_size: outputs of one step.
         stride: outputs from step to step.
         out_channels: channels of the result.
-        trim_left: how much of the excess is cut at the left, which is the look-ahead; the rest is cut at the right.
+        trim_left: how much of the excess is cut at the left, which is the look-ahead.
+        trim_right: how much is cut at the right; the rest of the excess by default. More than that, and at most
+            `kernel_size - stride`, makes the output shorter than `steps * stride`.
     """
 
-    def __init__(self, kernel_size: int, stride: int, out_channels: int, trim_left: int) -> None:
+    def __init__(
+        self, kernel_size: int, stride: int, out_channels: int, trim_left: int, trim_right: int | None = None
+    ) -> None:
         super().__init__()
         self.stride = stride
         self.out_channels = out_channels
@@ -250,7 +287,7 @@ class OverlapAdd(nn.Module):
         if self.excess < 0:
             raise ValueError(f"kernel_size {kernel_size} must not be smaller than stride {stride}.")
         self.trim_left = trim_left
-        self.trim_right = self.excess - trim_left
+        self.trim_right = self.excess - trim_left if trim_right is None else trim_right
 
     def compute(self, x: Tensor) -> Tensor:
         """Untrimmed sum for `x` `(batch, channels, steps)`: `(batch, out_channels, (steps - 1) * stride + kernel)`."""
@@ -264,11 +301,13 @@ class OverlapAdd(nn.Module):
         """Results `(batch, out_channels, steps * stride)`; see `modeling.layers.streaming` for `time`."""
         if isinstance(time, Stream):
             return self._stream(x, time)
+        if isinstance(time, Unpadded):
+            return self.finish(self.compute(x))
         lengths = lengths_of(time)
         if lengths is not None:
             x = zero_padding(x, time)
-            time.lengths = lengths * self.stride
-            lengths = time.lengths + self.excess
+            lengths = lengths * self.stride + self.excess
+            time.lengths = lengths - self.trim_left - self.trim_right
         y = self.finish(self.compute(x), lengths)
         return y[..., self.trim_left : y.shape[-1] - self.trim_right]
 
@@ -284,7 +323,7 @@ class OverlapAdd(nn.Module):
         ready = x.shape[-1] * self.stride
         stream.keep(self, (kept_apart(y[..., ready:]), max(0, skip - ready)))
         if stream.final:
-            ready += self.trim_left
+            ready += self.excess - self.trim_right
         return self.finish(y[..., skip:ready])
 
 
@@ -299,6 +338,8 @@ class ConvTranspose1d(OverlapAdd):
         causal: see above.
         norm_type, fused: as in `Conv1d`.
         trim_right_ratio: 1.0 means no look-ahead.
+        padding: outputs cut at either side, as in `torch.nn.ConvTranspose1d`, in place of the above. With twice the
+            padding beyond `kernel_size - stride`, the output is shorter than `steps * stride`.
     """
 
     def __init__(
@@ -312,11 +353,15 @@ class ConvTranspose1d(OverlapAdd):
         causal: bool = True,
         norm_type: str = "none",
         trim_right_ratio: float = 1.0,
+        padding: int | None = None,
         fused: bool = False,
     ) -> None:
         excess = kernel_size - stride
-        trim_right = math.ceil(excess * trim_right_ratio) if causal else excess // 2
-        super().__init__(kernel_size, stride, out_channels, excess - trim_right)
+        if padding is None:
+            trim_right = math.ceil(excess * trim_right_ratio) if causal else excess // 2
+            super().__init__(kernel_size, stride, out_channels, excess - trim_right)
+        else:
+            super().__init__(kernel_size, stride, out_channels, padding, padding)
         conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
         self.conv, self.norm = _with_norm(conv, norm_type, fused)
 
@@ -332,5 +377,5 @@ class ConvTranspose1d(OverlapAdd):
         return y if self.norm is None else self.norm(y, lengths)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        _refuse_stream(self.norm, time)
+        refuse_stream(self.norm, time)
         return super().forward(x, time)

@@ -11,20 +11,13 @@ from torch import Tensor, nn
 from . import cpu_inference
 from .conv import Conv1d, ConvTranspose1d
 from .lstm import ResidualLSTM
-from .streaming import Stream, TimeContext, delayed, in_pieces
-
-# Values that a layer at the audio's rate computes at a time in a stream: few enough to stay in a CPU's cache.
-_CACHED_VALUES = 2**20
+from .streaming import Stream, TimeContext, cached_frames, delayed, in_pieces
 
 
 def _run(layers: Sequence[nn.Module], x: Tensor, time: TimeContext | None) -> Tensor:
     for layer in layers:
         x = cpu_inference.elu(x) if isinstance(layer, nn.ELU) else layer(x, time)
     return x
-
-
-def _cached_frames(batch_size: int, num_filters: int, hop_length: int) -> int:
-    return max(1, _CACHED_VALUES // (batch_size * num_filters * hop_length))
 
 
 class SeanetResidualUnit(nn.Module):
@@ -124,7 +117,7 @@ class SeanetEncoder(nn.Module):
         # What runs at the frame rate, the LSTM above all, is best done for many frames at once.
         layers = list(self.layers)
         strided, last = layers[: -self.num_last], layers[-self.num_last :]
-        frames = _cached_frames(len(x), self.num_filters, self.hop_length)
+        frames = cached_frames(len(x), self.num_filters, self.hop_length)
         x = in_pieces(functools.partial(_run, strided), x, time, frames * self.hop_length)
         return _run(last, x, time)
 
@@ -184,5 +177,5 @@ class SeanetDecoder(nn.Module):
             return _run(self.layers, x, time)
         layers = list(self.layers)
         x = _run(layers[: self.num_first], x, time)
-        frames = _cached_frames(len(x), self.num_filters, self.hop_length)
+        frames = cached_frames(len(x), self.num_filters, self.hop_length)
         return in_pieces(functools.partial(_run, layers[self.num_first :]), x, time, frames)

@@ -5,14 +5,15 @@ Every layer that looks along time is called `layer(x, time)` with one of
 - `None`: offline, every row of the batch is valid to its end;
 - `TimeContext`: offline, rows have different lengths. Layers treat each row as if it stood alone;
 - `Stream`: `x` is the next chunk. Layers keep what they need for the next call in the stream, never in themselves,
-  so one model serves any number of streams.
+  so one model serves any number of streams;
+- `Unpadded`: offline, `x` is a window out of a longer signal. Nothing is padded or trimmed.
 
 With a stream, a layer returns the steps that are complete so far (perhaps none); on the final chunk, the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,13 @@ class TimeContext:
         if self.lengths is None:
             return None
         return (torch.arange(steps, device=self.lengths.device) < self.lengths[:, None])[:, None]
+
+
+class Unpadded(TimeContext):
+    """A window out of a longer signal: convolutions give the outputs whose input is all there, transposed ones all.
+
+    DAC codes long audio in such windows (`CodecMixin.compress` in `dac/model/base.py`).
+    """
 
 
 class Stream(TimeContext):
@@ -108,11 +116,42 @@ def in_pieces(run: Callable[[Tensor, Stream], Tensor], x: Tensor, stream: Stream
     return join(*parts)
 
 
+# Values that a layer at the audio's rate computes at a time in a stream: few enough to stay in a CPU's cache.
+_CACHED_VALUES = 2**20
+
+
+def cached_frames(batch_size: int, channels: int, hop_length: int) -> int:
+    """Frames for `in_pieces` where a frame has `hop_length` steps of `channels` channels at the audio's rate."""
+    return max(1, _CACHED_VALUES // (batch_size * channels * hop_length))
+
+
+def aligned(layers: Sequence[nn.Module], parts: Sequence[Tensor], time: TimeContext | None) -> Sequence[Tensor]:
+    """The steps that parallel paths have all completed.
+
+    Offline these are `parts` themselves. In a stream paths may lag by different numbers of steps, so what one has
+    ahead of the others waits in a queue kept for its layer.
+    """
+    if not isinstance(time, Stream):
+        return parts
+    parts = [
+        part if time.take(layer) is None else join(time.take(layer), part)
+        for layer, part in zip(layers, parts, strict=True)
+    ]
+    steps = min(part.shape[-1] for part in parts)
+    for layer, part in zip(layers, parts, strict=True):
+        time.keep(layer, kept_apart(part[..., steps:]))
+    return [part[..., :steps] for part in parts]
+
+
 def delayed(layer: nn.Module, x: Tensor, steps: int, time: TimeContext | None) -> Tensor:
     """The part of a skip connection that belongs to the `steps` new steps of the main path.
 
-    Offline this is `x` itself. In a stream the main path may lag, so the skip waits in a queue kept for `layer`.
+    Offline this is `x` itself. In a stream the main path may lag, so the skip waits in a queue kept for `layer`. What
+    a main path without padding has lost, the skip loses in equal parts at both ends.
     """
+    if isinstance(time, Unpadded):
+        start = (x.shape[-1] - steps) // 2
+        return x[..., start : start + steps]
     if not isinstance(time, Stream):
         return x
     waiting = time.take(layer)

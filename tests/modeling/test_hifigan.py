@@ -1,0 +1,116 @@
+"""HiFi-GAN's parts: streams and ragged batches equal whole signals; padding as in torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from codec_lm_hf.modeling.layers.conv import Conv1d, TimeGroupNorm
+from codec_lm_hf.modeling.layers.hifigan import HifiGanFusion, HifiGanGenerator
+from codec_lm_hf.modeling.layers.streaming import Stream, TimeContext
+
+OPTIONS = {
+    "fused": {"paired": True},
+    "one convolution a step": {"paired": False},
+    "grouped": {"groups": 3, "kernel_sizes": (5,), "dilations": ((1, 3),)},
+    "odd": {"up_kernel_sizes": (7, 5), "kernel_sizes": (3, 7)},
+}
+
+
+def generator(causal: bool, **changes) -> HifiGanGenerator:
+    torch.manual_seed(0)
+    fields = {
+        "ratios": (4, 3),
+        "up_kernel_sizes": (8, 7),
+        "kernel_sizes": (3, 7),
+        "dilations": ((1, 3), (2, 5)),
+        **changes,
+    }
+    options = {"causal": causal, "norm_type": "weight_norm"}
+    return HifiGanGenerator(4, 8, conv_options=options, up_options=options, **fields).eval()
+
+
+def streamed(model: nn.Module, x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    stream, pieces = Stream(), []
+    for piece in x.split(sizes, dim=-1):
+        pieces.append(model(piece, stream))
+    stream.final = True
+    return torch.cat([*pieces, model(x[..., :0], stream)], -1)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("name", OPTIONS)
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+@torch.no_grad()
+def test_generator_in_a_stream(name, causal, data):
+    model = generator(causal, **OPTIONS[name])
+    sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    x = torch.randn(2, 4, sum(sizes), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(streamed(model, x, sizes), model(x), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@torch.no_grad()
+def test_generator_on_rows_of_different_lengths(name):
+    model = generator(False, **OPTIONS[name])
+    x = torch.randn(2, 4, 11, generator=torch.Generator().manual_seed(1))
+    time = TimeContext(torch.tensor([11, 6]))
+    y = model(x, time)
+    alone = model(x[1:, :, :6])
+    assert time.lengths.tolist() == [y.shape[-1], alone.shape[-1]]
+    torch.testing.assert_close(y[1:, :, : alone.shape[-1]], alone, atol=1e-6, rtol=1e-4)
+
+
+def test_grouped_blocks_have_one_kernel():
+    with pytest.raises(ValueError, match="one kernel size"):
+        generator(True, groups=2)
+
+
+@torch.no_grad()
+def test_norm_over_time_ignores_padding_and_refuses_streams():
+    norm = TimeGroupNorm(6, groups=3, eps=1e-6)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, 6, 9)
+    y = norm(x, torch.tensor([9, 4]))
+    torch.testing.assert_close(y[0], norm(x)[0])
+    torch.testing.assert_close(y[1, :, :4], norm(x[1:, :, :4])[0])
+    fusion = HifiGanFusion(8, (3, 5), ((1,), (1,)), norm_channels=4)
+    with pytest.raises(ValueError, match="cannot be streamed"):
+        fusion(torch.randn(1, 8, 5), Stream())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kernel_size=st.integers(2, 9),
+    stride=st.integers(1, 4),
+    padding=st.integers(0, 4),
+    pad_mode=st.sampled_from(["constant", "reflect"]),
+    data=st.data(),
+)
+@torch.no_grad()
+def test_convolution_with_given_padding(kernel_size, stride, padding, pad_mode, data):
+    """As torch's own: a last incomplete stride is dropped, in a batch and in a stream too."""
+    kernel_size, padding = max(kernel_size, stride), min(padding, kernel_size - 1)
+    conv = Conv1d(3, 2, kernel_size, stride=stride, padding=padding, pad_mode=pad_mode)
+    lengths = data.draw(st.lists(st.integers(kernel_size + padding, 40), min_size=2, max_size=2))
+    x = torch.randn(2, 3, max(lengths))
+    mode = "reflect" if pad_mode == "reflect" else "constant"
+
+    def expected(row: int) -> torch.Tensor:
+        padded = F.pad(x[row : row + 1, :, : lengths[row]], (padding, padding), mode=mode)
+        return F.conv1d(padded, conv.conv.weight, conv.conv.bias, stride=stride)
+
+    time = TimeContext(torch.tensor(lengths))
+    y = conv(x, time)
+    for row in range(2):
+        assert time.lengths[row] == expected(row).shape[-1]
+        torch.testing.assert_close(y[row : row + 1, :, : time.lengths[row]], expected(row), atol=1e-6, rtol=1e-4)
+    whole, sizes = x[:1, :, : lengths[0]], []
+    while sum(sizes) < lengths[0]:
+        sizes.append(data.draw(st.integers(1, lengths[0] - sum(sizes))))
+    torch.testing.assert_close(streamed(conv, whole, sizes), expected(0), atol=1e-6, rtol=1e-4)
