@@ -31,8 +31,8 @@ class Stft(SlidingWindow):
     Args:
         window_size: samples of a window, and of the FFT.
         hop_length: samples from window to window.
-        centred: instead, window `n` is centred at sample `n * hop_length`, with the signal reflected at its ends;
-            there are `samples // hop_length + 1` of them (`torch.stft`'s default).
+        centred: instead, window `n` is centred at sample `n * hop_length`, with the signal reflected at its ends; there
+            are `samples // hop_length + 1` of them (`torch.stft`'s default).
 
     `forward(audio (batch, 1, samples), time)` returns `(batch, window_size + 2, frames)` float32: real parts of the
     `window_size // 2 + 1` bins, then imaginary parts.
