@@ -22,7 +22,7 @@ class TimeGroupNorm(nn.GroupNorm):
     It looks at the whole row, so it cannot be streamed.
 
     Args:
-        channels: of the input `(batch, channels, ..., steps)`.
+        channels: of the input.
         groups: of channels, each normalised by itself; one is EnCodec's `time_group_norm`.
         eps: added to the variance.
     """
@@ -34,17 +34,15 @@ class TimeGroupNorm(nn.GroupNorm):
         if lengths is None:
             return super().forward(x)
         mask = TimeContext(lengths).mask(x.shape[-1])[:, None]
-        grouped = x.reshape(len(x), self.num_groups, -1, x.shape[-1])
+        grouped = x.unflatten(1, (self.num_groups, -1))
         count = lengths[:, None, None, None] * grouped.shape[2]
         mean = (grouped * mask).sum((2, 3), keepdim=True) / count
         variance = (((grouped - mean) * mask) ** 2).sum((2, 3), keepdim=True) / count
-        x = ((grouped - mean) * torch.rsqrt(variance + self.eps)).view(x.shape)
-        per_channel = (-1,) + (1,) * (x.ndim - 2)
-        return x * self.weight.view(per_channel) + self.bias.view(per_channel)
+        x = ((grouped - mean) * torch.rsqrt(variance + self.eps)).flatten(1, 2)
+        return x * self.weight[:, None] + self.bias[:, None]
 
 
-def with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module, TimeGroupNorm | None]:
-    """The convolution, with weight norm if `norm_type` asks for it, and the norm that follows it, if any."""
+def _with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module, TimeGroupNorm | None]:
     if norm_type not in NORM_TYPES:
         raise ValueError(f"norm_type must be one of {NORM_TYPES}, got {norm_type!r}.")
     if norm_type == "weight_norm" and not fused:
@@ -95,8 +93,6 @@ class SlidingWindow(nn.Module):
         pad_mode: `"reflect"` or `"constant"` (zeros).
         padding: steps added at either side, as in `torch.nn.Conv1d`, in place of the above. Then a last incomplete
             stride is dropped, and there are `(steps + 2 * padding - kernel_size) // stride + 1` windows.
-        fill_left: a last incomplete stride is made up for on the left. Then, with a stride, the first window depends
-            on the length of the signal, which a stream does not know.
     """
 
     def __init__(
@@ -107,7 +103,6 @@ class SlidingWindow(nn.Module):
         causal: bool,
         pad_mode: str,
         padding: int | None = None,
-        fill_left: bool = False,
     ) -> None:
         super().__init__()
         if pad_mode not in PAD_MODES:
@@ -120,7 +115,6 @@ class SlidingWindow(nn.Module):
         self.out_channels = out_channels
         self.pad_mode = pad_mode
         self.fills = padding is None
-        self.fill_left = fill_left
         self.pad_right = padding if padding is not None else 0 if causal else total // 2
         self.pad_left = padding if padding is not None else total - self.pad_right
 
@@ -148,16 +142,6 @@ class SlidingWindow(nn.Module):
         """Steps that are added, left and right together, to `steps` steps."""
         return self.pad_left + self.pad_right + (-steps % self.stride) * self.fills
 
-    def _sides(self, steps: Tensor | int) -> tuple[Tensor | int, Tensor | int]:
-        """`padding_of(steps)`, left and right."""
-        total = self.padding_of(steps)
-        return (total - self.pad_right, self.pad_right) if self.fill_left else (self.pad_left, total - self.pad_left)
-
-    @property
-    def streamable(self) -> bool:
-        """Whether the first windows depend on nothing that comes later."""
-        return self.stride == 1 or not self.fill_left
-
     def _complete(self, x: Tensor) -> Tensor:
         """`x` without the steps at its end that fill no window."""
         surplus = (x.shape[-1] - self.kernel_size) % self.stride
@@ -165,28 +149,27 @@ class SlidingWindow(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         steps = x.shape[-1]
-        left, right = self._sides(steps)
-        if left == 0 and right == 0:
+        right = self.padding_of(steps) - self.pad_left
+        if self.pad_left == 0 and right == 0:
             return x
-        missing = max(left, right) + 1 - steps
+        missing = max(self.pad_left, right) + 1 - steps
         if missing <= 0 or self.pad_mode == "constant":
-            return cpu_inference.pad(x, left, right, self.pad_mode)
-        return F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")[..., :-missing]
+            return cpu_inference.pad(x, self.pad_left, right, self.pad_mode)
+        return F.pad(F.pad(x, (0, missing)), (self.pad_left, right), mode="reflect")[..., :-missing]
 
     def _pad_ragged(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`_pad` of every row at its own length, as one gather."""
         steps = x.shape[-1]
-        left, right = (side + torch.zeros_like(lengths) for side in self._sides(lengths))
-        last = torch.maximum(lengths, torch.maximum(left, right) + 1) - 1
-        source = (torch.arange(steps + self.padding_of(steps), device=x.device) - left[:, None]).abs()
+        right = self.padding_of(lengths) - self.pad_left
+        last = torch.maximum(lengths, right.clamp(min=self.pad_left) + 1) - 1
+        position = torch.arange(-self.pad_left, steps + self.padding_of(steps) - self.pad_left, device=x.device)
+        source = position.abs()[None]
         source = torch.where(source > last[:, None], 2 * last[:, None] - source, source)
         valid = (source >= 0) & (source < lengths[:, None])
         index = source.clamp(0, steps - 1)[:, None].expand(-1, x.shape[1], -1)
         return x.gather(-1, index) * valid[:, None]
 
     def _stream(self, x: Tensor, stream: Stream) -> Tensor:
-        if not self.streamable:
-            raise ValueError("the padding of this layer depends on the signal's length: it cannot be streamed.")
         if self.kernel_size == 1 and x.shape[-1]:
             return self.compute(x)
         # The right reflection at the end of the signal reaches back this far beyond the kernel's own context.
@@ -260,7 +243,7 @@ class Conv1d(SlidingWindow):
         conv = nn.Conv1d(
             in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
         )
-        self.conv, self.norm = with_norm(conv, norm_type, fused)
+        self.conv, self.norm = _with_norm(conv, norm_type, fused)
 
     def compute(self, x: Tensor) -> Tensor:
         if not _runs_as_products(self.conv, x):
@@ -380,7 +363,7 @@ class ConvTranspose1d(OverlapAdd):
         else:
             super().__init__(kernel_size, stride, out_channels, padding, padding)
         conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
-        self.conv, self.norm = with_norm(conv, norm_type, fused)
+        self.conv, self.norm = _with_norm(conv, norm_type, fused)
 
     def compute(self, x: Tensor) -> Tensor:
         # The bias comes after the sum: in a stream, outputs of two calls overlap.
