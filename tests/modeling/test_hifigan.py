@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from codec_lm_hf.modeling.layers.conv import Conv1d, TimeGroupNorm
-from codec_lm_hf.modeling.layers.hifigan import HifiGanFusion, HifiGanGenerator
+from codec_lm_hf.modeling.layers.hifigan import (
+    HifiGanFusion,
+    HifiGanGenerator,
+    HifiGanGroupedBlock,
+    HifiGanResidualBlock,
+)
 from codec_lm_hf.modeling.layers.streaming import Stream, TimeContext
 
 OPTIONS = {
@@ -32,6 +37,28 @@ def generator(causal: bool, **changes) -> HifiGanGenerator:
     }
     options = {"causal": causal, "norm_type": "weight_norm"}
     return HifiGanGenerator(4, 8, conv_options=options, up_options=options, **fields).eval()
+
+
+def written_out(model: HifiGanGenerator, x: torch.Tensor) -> torch.Tensor:
+    """The non-causal, fused generator of the paper, in torch's own functions."""
+
+    def same(conv: Conv1d, x: torch.Tensor) -> torch.Tensor:
+        return F.conv1d(x, conv.conv.weight, conv.conv.bias, padding="same", dilation=conv.conv.dilation)
+
+    x = same(model.first, x)
+    for stage in model.stages:
+        up = stage.up.conv
+        padding = (up.kernel_size[0] - up.stride[0]) // 2
+        x = F.conv_transpose1d(F.leaky_relu(x, 0.1), up.weight, up.bias, stride=up.stride, padding=padding)
+        results = []
+        for block in stage.blocks.blocks:
+            y = x
+            for step in block.steps:
+                first, second = step.convs
+                y = y + same(second, F.leaky_relu(same(first, F.leaky_relu(y, 0.1)), 0.1))
+            results.append(y)
+        x = torch.stack(results).mean(0)
+    return same(model.last, F.leaky_relu(x, 0.01)).tanh()
 
 
 def streamed(model: nn.Module, x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -64,6 +91,37 @@ def test_generator_on_rows_of_different_lengths(name):
     alone = model(x[1:, :, :6])
     assert time.lengths.tolist() == [y.shape[-1], alone.shape[-1]]
     torch.testing.assert_close(y[1:, :, : alone.shape[-1]], alone, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fused", "odd"])
+@torch.no_grad()
+def test_generator_is_the_papers(name):
+    model = generator(False, **OPTIONS[name])
+    x = torch.randn(2, 4, 11, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(x), written_out(model, x), atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_grouped_block_is_blocks_side_by_side():
+    torch.manual_seed(0)
+    grouped = HifiGanGroupedBlock(4, 3, (1, 3), groups=2)
+    x, results = torch.randn(1, 4, 9), []
+    for group in range(2):
+        alone, rows = HifiGanResidualBlock(4, 3, (1, 3)), slice(4 * group, 4 * group + 4)
+        alone.load_state_dict({name: value[rows] for name, value in grouped.block.state_dict().items()})
+        results.append(alone(x))
+    expected = F.conv1d(torch.cat(results, 1), grouped.join.conv.weight)
+    torch.testing.assert_close(grouped(x), expected, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_norms_between_blocks_act_on_the_running_sum():
+    torch.manual_seed(0)
+    fusion = HifiGanFusion(8, (3, 5), ((1,), (1,)), norm_channels=4)
+    x = torch.randn(2, 8, 7)
+    first, second = (block(x) for block in fusion.blocks)
+    expected = F.group_norm(F.group_norm(first, 2, eps=1e-6) + second, 2, eps=1e-6) / 2
+    torch.testing.assert_close(fusion(x), expected, atol=1e-6, rtol=1e-4)
 
 
 def test_grouped_blocks_have_one_kernel():
@@ -99,10 +157,9 @@ def test_convolution_with_given_padding(kernel_size, stride, padding, pad_mode, 
     conv = Conv1d(3, 2, kernel_size, stride=stride, padding=padding, pad_mode=pad_mode)
     lengths = data.draw(st.lists(st.integers(kernel_size + padding, 40), min_size=2, max_size=2))
     x = torch.randn(2, 3, max(lengths))
-    mode = "reflect" if pad_mode == "reflect" else "constant"
 
     def expected(row: int) -> torch.Tensor:
-        padded = F.pad(x[row : row + 1, :, : lengths[row]], (padding, padding), mode=mode)
+        padded = F.pad(x[row : row + 1, :, : lengths[row]], (padding, padding), mode=pad_mode)
         return F.conv1d(padded, conv.conv.weight, conv.conv.bias, stride=stride)
 
     time = TimeContext(torch.tensor(lengths))

@@ -24,7 +24,7 @@ class CodePattern:
         slots: `(streams, frames)` int64, its place within the step.
         num_slots: codes that a step can hold.
         length: steps.
-        valid_length: steps before the first at which a pattern for longer audio would hold other codes.
+        valid_length: `length` without the steps at the end that are there because streams are late.
     """
 
     steps: Tensor
@@ -54,8 +54,11 @@ class CodePattern:
         Raises:
             ValueError: `codes` has other streams or frames than the pattern.
         """
-        if codes.ndim != 3 or codes.shape[1:] != self.steps.shape:
-            raise ValueError(f"codes must have shape (batch, {tuple(self.steps.shape)}), got {tuple(codes.shape)}.")
+        streams, frames = self.steps.shape
+        if codes.ndim != 3 or codes.shape[1:] != (streams, frames):
+            raise ValueError(
+                f"codes must have shape (batch, {streams}, {frames}) for this pattern, got {tuple(codes.shape)}."
+            )
         places = self._places(codes.device).flatten().expand(len(codes), -1)
         flat = codes.new_full((len(codes), self.num_slots * self.length), fill)
         sequence = flat.scatter(1, places, codes.flatten(1)).unflatten(1, (self.num_slots, self.length))
@@ -116,17 +119,23 @@ class CodePattern:
         return torch.where(within.to(sequence.device), found, torch.full_like(found, fill))
 
 
-def _one_slot_per_stream(steps: Tensor, valid_length: int | None = None) -> CodePattern:
+def _one_slot_per_stream(steps: Tensor, length: int, longest_delay: int = 0) -> CodePattern:
     """A pattern in which every stream keeps a slot of its own."""
-    streams = steps.shape[0]
-    length = int(steps.max()) + 1
-    slots = torch.arange(streams)[:, None].expand_as(steps)
-    return CodePattern(steps, slots, streams, length, length if valid_length is None else valid_length)
+    slots = torch.arange(len(steps))[:, None].expand_as(steps)
+    return CodePattern(steps, slots, len(steps), length, length - longest_delay)
 
 
-def _check(frames: int, streams: int) -> None:
+def _check(frames: int, streams: int, delays: Sequence[int] = ()) -> None:
     if frames < 1 or streams < 1:
         raise ValueError(f"a pattern needs at least one stream and one frame, got {streams} and {frames}.")
+    if any(late < 0 for late in delays):
+        raise ValueError(f"delays must be zero or more, got {list(delays)}.")
+
+
+def _grid(frames: int, streams: int) -> tuple[Tensor, Tensor]:
+    """Every stream, as a column, and every frame, as a row."""
+    _check(frames, streams)
+    return torch.arange(streams)[:, None], torch.arange(frames)[None]
 
 
 def delay(frames: int, delays: Sequence[int], flatten_first: int = 0, empty_initial: int = 0) -> CodePattern:
@@ -134,25 +143,22 @@ def delay(frames: int, delays: Sequence[int], flatten_first: int = 0, empty_init
 
     Args:
         frames: to arrange.
-        delays: steps of each stream, not falling.
+        delays: steps of each stream.
         flatten_first: this many first frames have one code per step.
         empty_initial: empty steps in front, beside the first.
 
     Source: MusicGen (Copet et al., 2023), section 2.2; `DelayedPatternProvider` in audiocraft.
     """
-    _check(frames, len(delays))
-    late, frame = torch.tensor(delays)[:, None], torch.arange(frames)[None]
-    if bool((late < 0).any()) or bool((late.diff(dim=0) < 0).any()):
-        raise ValueError(f"delays must be zero or more and not fall, got {list(delays)}.")
-    flat = min(flatten_first, frames)
-    begin = 1 + empty_initial
+    _check(frames, len(delays), delays)
+    stream, frame = _grid(frames, len(delays))
+    longest, flat, begin = max(delays), min(flatten_first, frames), 1 + empty_initial
+    after_flat = begin + flat * len(delays)
     steps = torch.where(
         frame < flat,
-        begin + frame * len(delays) + torch.arange(len(delays))[:, None],
-        begin + flat * len(delays) + frame - flat + late,
+        begin + frame * len(delays) + stream,
+        after_flat + frame - flat + torch.tensor(delays)[:, None],
     )
-    length = begin + flat * len(delays) + frames - flat + int(late.max())
-    return _one_slot_per_stream(steps, length - int(late.max()))
+    return _one_slot_per_stream(steps, after_flat + frames - flat + longest, longest)
 
 
 def parallel(frames: int, streams: int) -> CodePattern:
@@ -170,8 +176,8 @@ def unroll(frames: int, flattening: Sequence[int], delays: Sequence[int] | None 
 
     Source: `UnrolledPatternProvider` in audiocraft.
     """
-    _check(frames, len(flattening))
     delays = [0] * len(flattening) if delays is None else list(delays)
+    _check(frames, len(flattening), delays)
     for inner in set(flattening):
         if len(of_step := {late for late, step in zip(delays, flattening, strict=True) if step == inner}) > 1:
             raise ValueError(f"streams of inner step {inner} must have one delay, got {sorted(of_step)}.")
@@ -186,9 +192,7 @@ def unroll(frames: int, flattening: Sequence[int], delays: Sequence[int] | None 
     ]
     step_of = {(frame, inner): 1 + place for place, (_, frame, _, inner) in enumerate(sorted(order))}
     steps = torch.tensor([[step_of[frame, inner] for frame in range(frames)] for inner in flattening])
-    length = 1 + len(order)
-    slots = torch.arange(len(flattening))[:, None].expand_as(steps)
-    return CodePattern(steps, slots, len(flattening), length, length - longest)
+    return _one_slot_per_stream(steps, 1 + len(order), longest)
 
 
 def coarse_first(frames: int, streams: int, delays: Sequence[int] | None = None) -> CodePattern:
@@ -196,13 +200,14 @@ def coarse_first(frames: int, streams: int, delays: Sequence[int] | None = None)
 
     Source: `CoarseFirstPattern` in audiocraft.
     """
-    _check(frames, streams)
-    late = torch.tensor([0] * (streams - 1) if delays is None else list(delays), dtype=torch.long)[:, None]
-    if len(late) != streams - 1:
-        raise ValueError(f"coarse_first needs a delay for each of the {streams - 1} later streams, got {len(late)}.")
-    frame = torch.arange(frames)[None]
-    steps = torch.cat([1 + frame, 1 + frames + frame + late])
-    return _one_slot_per_stream(steps, int(steps.max()) + 1 - (int(late.max()) if streams > 1 else 0))
+    delays = [0] * (streams - 1) if delays is None else list(delays)
+    _check(frames, streams, delays)
+    if len(delays) != streams - 1:
+        raise ValueError(f"coarse_first needs a delay for each of the {streams - 1} later streams, got {len(delays)}.")
+    stream, frame = _grid(frames, streams)
+    longest = max(delays, default=0)
+    steps = 1 + frame + torch.where(stream > 0, frames + torch.tensor([0, *delays])[:, None], 0)
+    return _one_slot_per_stream(steps, int(steps.max()) + 1, longest)
 
 
 def grouped(frames: int, streams: int, group_size: int) -> CodePattern:
@@ -210,17 +215,16 @@ def grouped(frames: int, streams: int, group_size: int) -> CodePattern:
 
     Source: `MusicLMPattern` in audiocraft, after the coarse and fine stages of AudioLM (Borsos et al., 2022).
     """
-    _check(frames, streams)
-    if streams % group_size:
-        raise ValueError(f"streams {streams} must be a multiple of group_size {group_size}.")
-    stream, frame = torch.arange(streams)[:, None], torch.arange(frames)[None]
+    if group_size < 1 or streams % group_size:
+        raise ValueError(f"group_size must be at least 1 and divide the {streams} streams, got {group_size}.")
+    stream, frame = _grid(frames, streams)
     group, within = stream // group_size, stream % group_size
-    return _one_slot_per_stream(1 + group * frames * group_size + frame * group_size + within)
+    steps = 1 + group * frames * group_size + frame * group_size + within
+    return _one_slot_per_stream(steps, 1 + frames * streams)
 
 
 def flatten(frames: int, streams: int) -> CodePattern:
     """One slot, one code per step, all streams of a frame in turn (AudioLM, section 3.2)."""
-    _check(frames, streams)
-    stream, frame = torch.arange(streams)[:, None], torch.arange(frames)[None]
-    steps = 1 + frame * streams + stream
-    return CodePattern(steps, torch.zeros_like(steps), 1, frames * streams + 1, frames * streams + 1)
+    stream, frame = _grid(frames, streams)
+    steps, length = 1 + frame * streams + stream, 1 + frames * streams
+    return CodePattern(steps, torch.zeros_like(steps), 1, length, length)

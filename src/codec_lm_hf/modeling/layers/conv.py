@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from . import cpu_inference
-from .streaming import Stream, TimeContext, Unpadded, kept_apart, lengths_of, zero_padding
+from .streaming import Stream, TimeContext, kept_apart, lengths_of, zero_padding
 
 PAD_MODES = ("constant", "reflect")
 NORM_TYPES = ("none", "weight_norm", "time_group_norm")
@@ -126,8 +126,6 @@ class SlidingWindow(nn.Module):
         """Results for `x` `(batch, channels, steps)`; see `modeling.layers.streaming` for `time`."""
         if isinstance(time, Stream):
             return self._stream(x, time)
-        if isinstance(time, Unpadded):
-            return self.compute(self._complete(x))
         lengths = lengths_of(time)
         if lengths is None:
             return self.compute(self._complete(self._pad(x)))
@@ -266,15 +264,15 @@ class Conv1d(SlidingWindow):
 class OverlapAdd(nn.Module):
     """Something that turns every step into `kernel_size` overlapping outputs, `stride` apart, and adds them up.
 
-    The full output is `kernel_size - stride` longer than `steps * stride` and is trimmed to that.
+    The full output is `kernel_size - stride` longer than `steps * stride`; by default it is trimmed to that.
 
     Args:
         kernel_size: outputs of one step.
         stride: outputs from step to step.
         out_channels: channels of the result.
         trim_left: how much of the excess is cut at the left, which is the look-ahead.
-        trim_right: how much is cut at the right; the rest of the excess by default. More than that, and at most
-            `kernel_size - stride`, makes the output shorter than `steps * stride`.
+        trim_right: how much is cut at the right; the rest of the excess by default. Together they may be less
+            or more than the excess; then the output is not `steps * stride` long.
     """
 
     def __init__(
@@ -301,8 +299,6 @@ class OverlapAdd(nn.Module):
         """Results `(batch, out_channels, steps * stride)`; see `modeling.layers.streaming` for `time`."""
         if isinstance(time, Stream):
             return self._stream(x, time)
-        if isinstance(time, Unpadded):
-            return self.finish(self.compute(x))
         lengths = lengths_of(time)
         if lengths is not None:
             x = zero_padding(x, time)
@@ -338,8 +334,8 @@ class ConvTranspose1d(OverlapAdd):
         causal: see above.
         norm_type, fused: as in `Conv1d`.
         trim_right_ratio: 1.0 means no look-ahead.
-        padding: outputs cut at either side, as in `torch.nn.ConvTranspose1d`, in place of the above. With twice the
-            padding beyond `kernel_size - stride`, the output is shorter than `steps * stride`.
+        padding: outputs cut at either side, as in `torch.nn.ConvTranspose1d`, in place of the above. The output
+            is then not always `steps * stride` long.
     """
 
     def __init__(

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from .conv import Conv1d, ConvTranspose1d, TimeGroupNorm, refuse_stream
 from .streaming import Stream, TimeContext, aligned, cached_frames, delayed, in_pieces
 
+# Of every leaky ReLU but, in some models, the last.
 SLOPE = 0.1
 # What `torch.nn.LeakyReLU` does unless told otherwise, and HiFi-GAN therefore before its last convolution.
 FINAL_SLOPE = 0.01
+# Of the first and the last convolution.
+_OUTER_KERNEL = 7
 
 
 class HifiGanResidualStep(nn.Module):
@@ -23,15 +26,11 @@ class HifiGanResidualStep(nn.Module):
         channels: in and out.
         kernel_size: of every convolution.
         dilations: one for each convolution.
-        slope: of the leaky ReLU before every convolution.
         conv_options: causal, norm_type, fused, ...: what else every `Conv1d` is given.
     """
 
-    def __init__(
-        self, channels: int, kernel_size: int, dilations: Sequence[int], slope: float, conv_options: dict
-    ) -> None:
+    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int], conv_options: dict) -> None:
         super().__init__()
-        self.slope = slope
         self.convs = nn.ModuleList(
             [Conv1d(channels, channels, kernel_size, dilation=dilation, **conv_options) for dilation in dilations]
         )
@@ -39,7 +38,7 @@ class HifiGanResidualStep(nn.Module):
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         y = x
         for conv in self.convs:
-            y = conv(F.leaky_relu(y, self.slope), time)
+            y = conv(F.leaky_relu(y, SLOPE), time)
         return y + delayed(self, x, y.shape[-1], time)
 
 
@@ -47,7 +46,7 @@ class HifiGanResidualBlock(nn.Module):
     """Residual steps, one for each dilation.
 
     Args:
-        channels, kernel_size, slope, conv_options: as in `HifiGanResidualStep`.
+        channels, kernel_size, conv_options: as in `HifiGanResidualStep`.
         dilations: of the first convolution of each step.
         paired: a second, undilated convolution in every step: HiFi-GAN's "ResBlock1"; without it, "ResBlock2".
 
@@ -60,14 +59,13 @@ class HifiGanResidualBlock(nn.Module):
         kernel_size: int,
         dilations: Sequence[int],
         paired: bool = True,
-        slope: float = SLOPE,
         conv_options: dict | None = None,
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(
             [
                 HifiGanResidualStep(
-                    channels, kernel_size, (dilation, 1) if paired else (dilation,), slope, conv_options or {}
+                    channels, kernel_size, (dilation, 1) if paired else (dilation,), conv_options or {}
                 )
                 for dilation in dilations
             ]
@@ -83,7 +81,7 @@ class HifiGanFusion(nn.Module):
     """The mean of residual blocks with different receptive fields.
 
     Args:
-        channels, paired, slope, conv_options: as in `HifiGanResidualBlock`.
+        channels, paired, conv_options: as in `HifiGanResidualBlock`.
         kernel_sizes: one for each block.
         dilations: a list for each block.
         norm_channels: normalise the running sum after every block, in groups of this many channels over all of time;
@@ -97,14 +95,13 @@ class HifiGanFusion(nn.Module):
         kernel_sizes: Sequence[int],
         dilations: Sequence[Sequence[int]],
         paired: bool = True,
-        slope: float = SLOPE,
         conv_options: dict | None = None,
         norm_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             [
-                HifiGanResidualBlock(channels, kernel_size, steps, paired, slope, conv_options)
+                HifiGanResidualBlock(channels, kernel_size, steps, paired, conv_options)
                 for kernel_size, steps in zip(kernel_sizes, dilations, strict=True)
             ]
         )
@@ -138,7 +135,7 @@ class HifiGanGroupedBlock(nn.Module):
     It stands for a `HifiGanFusion` of as many blocks, and runs in fewer, larger convolutions.
 
     Args:
-        channels, kernel_size, dilations, paired, slope, conv_options: as in `HifiGanResidualBlock`.
+        channels, kernel_size, dilations, paired, conv_options: as in `HifiGanResidualBlock`.
         groups: copies.
 
     Source: Wu et al., 2023, "AudioDec"; `MultiGroupConv1d` in `layers/conv_layer.py`.
@@ -151,14 +148,13 @@ class HifiGanGroupedBlock(nn.Module):
         dilations: Sequence[int],
         groups: int,
         paired: bool = True,
-        slope: float = SLOPE,
         conv_options: dict | None = None,
     ) -> None:
         super().__init__()
         self.groups = groups
         options = conv_options or {}
         self.block = HifiGanResidualBlock(
-            channels * groups, kernel_size, dilations, paired, slope, {**options, "groups": groups}
+            channels * groups, kernel_size, dilations, paired, {**options, "groups": groups}
         )
         self.join = Conv1d(channels * groups, channels, 1, **{**options, "bias": False})
 
@@ -173,7 +169,6 @@ class HifiGanStage(nn.Module):
         channels, out_channels: in and out.
         ratio, kernel_size: of the transposed convolution, which gives `ratio` steps for one.
         blocks: of `out_channels`.
-        slope: of the leaky ReLU before the transposed convolution.
         up_options: what else `ConvTranspose1d` is given.
     """
 
@@ -184,33 +179,29 @@ class HifiGanStage(nn.Module):
         ratio: int,
         kernel_size: int,
         blocks: nn.Module,
-        slope: float,
         up_options: dict,
     ) -> None:
         super().__init__()
-        self.slope = slope
         self.up = ConvTranspose1d(channels, out_channels, kernel_size, stride=ratio, **up_options)
         self.blocks = blocks
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        return self.blocks(self.up(F.leaky_relu(x, self.slope), time), time)
+        return self.blocks(self.up(F.leaky_relu(x, SLOPE), time), time)
 
 
 class HifiGanGenerator(nn.Module):
-    """Features `(batch, in_channels, frames)` to waveform `(batch, out_channels, frames * prod(ratios))` in [-1, 1].
+    """Features `(batch, in_channels, frames)` to waveform `(batch, 1, frames * prod(ratios))` in [-1, 1].
 
     Args:
-        in_channels, out_channels: of the features and of the audio.
+        in_channels: of the features.
         channels: after the first convolution; halved at every stage.
         ratios, up_kernel_sizes: steps per step, and kernel, of each stage.
         kernel_sizes, dilations: of the residual blocks, see `HifiGanFusion`.
         paired: see `HifiGanResidualBlock`.
         groups: above 1, `HifiGanGroupedBlock` instead of `HifiGanFusion`; then there is one kernel size.
-        kernel_size: of the first and the last convolution.
-        slope: of the leaky ReLUs.
-        final_slope: of the one before the last convolution.
+        final_slope: of the leaky ReLU before the last convolution.
         conv_options: causal, norm_type, fused, ...: what else every `Conv1d` is given.
-        up_options: what else every `ConvTranspose1d` is given. Unless causal or told otherwise, HiFi-GAN's padding of
+        up_options: what else every `ConvTranspose1d` is given. Unless causal, with HiFi-GAN's padding of
             `(kernel - ratio) // 2`: an odd difference gives one step more than `steps * ratio`.
 
     Source: Kong et al., 2020, "HiFi-GAN: Generative Adversarial Networks for Efficient and High Fidelity Speech
@@ -229,30 +220,26 @@ class HifiGanGenerator(nn.Module):
         up_options: dict,
         paired: bool = True,
         groups: int = 1,
-        out_channels: int = 1,
-        kernel_size: int = 7,
-        slope: float = SLOPE,
         final_slope: float = FINAL_SLOPE,
     ) -> None:
         super().__init__()
         if groups > 1 and len(kernel_sizes) > 1:
             raise ValueError(f"grouped blocks have one kernel size, got {list(kernel_sizes)} for {groups} groups.")
         self.final_slope = final_slope
-        self.channels = channels
         self.hop_length = math.prod(ratios)
-        self.first = Conv1d(in_channels, channels, kernel_size, **conv_options)
+        self.first = Conv1d(in_channels, channels, _OUTER_KERNEL, **conv_options)
         stages, width = [], channels
         for ratio, up_kernel_size in zip(ratios, up_kernel_sizes, strict=True):
             width //= 2
             if groups > 1:
-                blocks = HifiGanGroupedBlock(width, kernel_sizes[0], dilations[0], groups, paired, slope, conv_options)
+                blocks = HifiGanGroupedBlock(width, kernel_sizes[0], dilations[0], groups, paired, conv_options)
             else:
-                blocks = HifiGanFusion(width, kernel_sizes, dilations, paired, slope, conv_options)
+                blocks = HifiGanFusion(width, kernel_sizes, dilations, paired, conv_options)
             padding = None if up_options.get("causal", True) else (up_kernel_size - ratio) // 2
-            options = {"padding": padding, **up_options}
-            stages.append(HifiGanStage(2 * width, width, ratio, up_kernel_size, blocks, slope, options))
+            options = {**up_options, "padding": padding}
+            stages.append(HifiGanStage(2 * width, width, ratio, up_kernel_size, blocks, options))
         self.stages = nn.ModuleList(stages)
-        self.last = Conv1d(width, out_channels, kernel_size, **conv_options)
+        self.last = Conv1d(width, 1, _OUTER_KERNEL, **conv_options)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         x = self.first(x, time)
