@@ -85,12 +85,17 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def input_file(path: Path) -> Iterator[BinaryIO]:
-    """A seekable binary file; `-` is standard input, spooled to disk."""
+    """A seekable binary file; `-` is standard input, spooled to disk. What is wrong with its content names it."""
+    from ..bitstream.errors import BitstreamError
+
     if path != STDIO:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not a file.")
-        with path.open("rb") as file:
-            yield file
+        try:
+            with path.open("rb") as file:
+                yield file
+        except BitstreamError as error:
+            raise BitstreamError(f"{path}: {error}") from error
         return
     import shutil
 

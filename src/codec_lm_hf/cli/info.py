@@ -31,8 +31,9 @@ def _file(path: Path) -> dict:
     """What a `.codes` file says, all of it read, or what the header of an `.ecdc` file says."""
     from ..bitstream import ecdc
     from ..bitstream.codes import CodesReader
+    from .common import input_file
 
-    with path.open("rb") as file:
+    with input_file(path) as file:
         if file.read(len(ecdc.MAGIC)) == ecdc.MAGIC:
             return {**asdict(ecdc.read_header(path.read_bytes())), "size": f"{path.stat().st_size} bytes"}
         file.seek(0)
