@@ -27,6 +27,7 @@ class CodecConfig(RemoteStubMixin, PreTrainedConfig):
     | `num_codebooks` | codes per frame |
     | `codebook_size` | entries per codebook |
     | `bandwidths` | the rates in kbps that the model was made for, ascending |
+    | `normalize` | each row (or segment) is divided by its RMS, which is handed on beside the codes |
     | `quantizer_dropout` | training only: probability that a row uses a random number of quantizers |
     | `fused` | the checkpoint holds plain weights instead of the weight-norm pair (`CodecPreTrainedModel.fuse`) |
 
@@ -35,6 +36,7 @@ class CodecConfig(RemoteStubMixin, PreTrainedConfig):
 
     presets: ClassVar[dict[str, dict]] = {}
 
+    normalize: bool = False
     quantizer_dropout: float = 0.0
     fused: bool = False
 

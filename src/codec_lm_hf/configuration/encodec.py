@@ -23,7 +23,6 @@ class EncodecCodecConfig(CodecConfig):
         target_bandwidths: rates in kbps, ascending; the last one sets the number of codebooks.
         sampling_rate: Hz.
         audio_channels: 1 or 2.
-        normalize: divide each segment by its RMS and hand the scale on beside the codes.
         chunk_length_s: length in seconds of the segments that are coded one by one; `None`: the whole signal at once.
         overlap: share of a segment that overlaps with the next.
         hidden_size: channels of the latents.
@@ -72,7 +71,6 @@ class EncodecCodecConfig(CodecConfig):
     target_bandwidths: list[float] | tuple[float, ...] = _RATES_24KHZ
     sampling_rate: int = 24_000
     audio_channels: int = 1
-    normalize: bool = False
     chunk_length_s: int | float | None = None
     overlap: float | None = None
     hidden_size: int = 128

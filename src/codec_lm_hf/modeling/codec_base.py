@@ -20,7 +20,7 @@ from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
 from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces
-from .quantization import EuclideanCodebook, ResidualVectorQuantizer
+from .quantization import Codebook, EuclideanCodebook, LearnedCodebook, QuantizerOutput, ResidualVectorQuantizer
 
 
 @dataclass
@@ -57,9 +57,9 @@ class CodecOutput(ModelOutput):
     """Output of `forward`.
 
     Attributes:
-        loss: `reconstruction_loss + commitment_loss`, in training mode only.
+        loss: the sum of the losses below, in training mode only.
         reconstruction_loss: mean absolute error of the waveform over valid samples.
-        commitment_loss: mean squared distance of the latents from their codes, mean over the quantizers used.
+        commitment_loss, codebook_loss: see `modeling.quantization.QuantizerOutput`.
         audio_values: `(batch, channels, samples)`, as long as the input.
         audio_codes: `(batch, codebooks, frames)` int64.
         codes_mask: `(batch, frames)` bool or `None`.
@@ -68,6 +68,7 @@ class CodecOutput(ModelOutput):
     loss: Tensor | None = None
     reconstruction_loss: Tensor | None = None
     commitment_loss: Tensor | None = None
+    codebook_loss: Tensor | None = None
     audio_values: Tensor | None = None
     audio_codes: Tensor | None = None
     codes_mask: Tensor | None = None
@@ -275,6 +276,22 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
 
     def _encode(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
         """`encode` after its arguments were checked; `lengths` is `None` where every row is full."""
+        if not self.config.normalize:
+            return self._encode_normalized(audio, lengths, count)
+        scale = self._scale(audio, lengths)
+        output = self._encode_normalized(audio / scale[..., None].to(audio.dtype), lengths, count)
+        output.audio_scales = scale
+        return output
+
+    def _scale(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """RMS of the mean over channels, `(batch, 1)` (`_encode_frame` in `encodec/model.py`)."""
+        power = audio.float().mean(1).square()
+        if lengths is None:
+            return power.mean(-1, keepdim=True).sqrt() + 1e-8
+        mask = TimeContext(lengths).mask(audio.shape[-1])[:, 0]
+        return ((power * mask).sum(-1, keepdim=True) / lengths.clamp(min=1)[:, None]).sqrt() + 1e-8
+
+    def _encode_normalized(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
         samples = audio.shape[-1]
         if lengths is not None and self._tiled(samples):
             return self._encode_row_by_row(audio, lengths, count)
@@ -294,7 +311,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
 
     def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int) -> CodecEncoderOutput:
         rows = [
-            self._encode(row[None, :, :length], None, count).audio_codes[0]
+            self._encode_normalized(row[None, :, :length], None, count).audio_codes[0]
             for row, length in zip(audio, lengths.tolist(), strict=True)
         ]
         frames = torch.tensor([row.shape[-1] for row in rows], device=audio.device)
@@ -305,12 +322,27 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
 
     def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None) -> Tensor:
         """`decode` after its arguments were checked, to `frames * hop_length` samples."""
+        if not self.config.normalize:
+            return self._decode_normalized(codes, mask)
+        self._check_scales(codes, scales, 1)
+        return self._decode_normalized(codes, mask) * scales[..., None].to(self.dtype)
+
+    @staticmethod
+    def _check_scales(codes: Tensor, scales: Tensor | None, segments: int) -> None:
+        if scales is None or scales.shape != (len(codes), segments):
+            got = None if scales is None else tuple(scales.shape)
+            raise ValueError(
+                f"this model normalises its input: decode() needs audio_scales of shape {(len(codes), segments)}, as "
+                f"encode() returned them; got {got}."
+            )
+
+    def _decode_normalized(self, codes: Tensor, mask: Tensor | None) -> Tensor:
         frames = codes.shape[-1]
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
         if mask is not None and self._tiled(frames * self.config.hop_length):
             rows = [
-                self._decode(row[None, :, : int(valid.sum())], None, None)[0]
+                self._decode_normalized(row[None, :, : int(valid.sum())], None)[0]
                 for row, valid in zip(codes, mask, strict=True)
             ]
             samples = max(row.shape[-1] for row in rows)
@@ -331,16 +363,16 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         return self.quantizer.decode(codes).to(self.dtype)
 
     def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor) -> CodecOutput:
+        scale = self._scale(audio, lengths)[..., None].to(audio.dtype) if self.config.normalize else 1.0
         time = None if lengths is None else TimeContext(lengths)
-        latents = self._encode_latents(audio, time)
+        latents = self._encode_latents(audio / scale, time)
         frames = latents.shape[-1]
         mask = None if lengths is None else TimeContext(self._num_frames(lengths)).mask(frames)[:, 0]
-        quantized, codes, commitment_loss = self.quantizer(latents, count, mask)
-        decoded = self._decode_latents(quantized, None if mask is None else TimeContext(mask.sum(-1)))
-        decoded = decoded[..., : audio.shape[-1]]
-        return self._training_output(audio, lengths, decoded, codes, mask, commitment_loss)
-
-    def _training_output(self, audio, lengths, decoded, codes, mask, commitment_loss) -> CodecOutput:
+        quantization: QuantizerOutput = self.quantizer(latents, count, mask)
+        decoded = self._decode_latents(quantization.quantized, None if mask is None else TimeContext(mask.sum(-1)))
+        decoded = decoded * scale
+        missing = audio.shape[-1] - decoded.shape[-1]
+        decoded = F.pad(decoded, (0, missing)) if missing > 0 else decoded[..., : audio.shape[-1]]
         error = (decoded - audio).abs()
         if lengths is None:
             reconstruction_loss = error.mean()
@@ -348,12 +380,16 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             valid = TimeContext(lengths).mask(audio.shape[-1])
             decoded = decoded * valid
             reconstruction_loss = (error * valid).sum() / (valid.sum() * audio.shape[1])
+        loss = reconstruction_loss + quantization.commitment_loss
+        if quantization.codebook_loss is not None:
+            loss = loss + quantization.codebook_loss
         return CodecOutput(
-            loss=reconstruction_loss + commitment_loss,
+            loss=loss,
             reconstruction_loss=reconstruction_loss,
-            commitment_loss=commitment_loss,
+            commitment_loss=quantization.commitment_loss,
+            codebook_loss=quantization.codebook_loss,
             audio_values=decoded,
-            audio_codes=codes,
+            audio_codes=quantization.codes,
             codes_mask=mask,
         )
 
@@ -369,7 +405,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     @property
     def streamable(self) -> bool:
         """Whether `encode_chunk` and `decode_chunk` work: no part looks at the whole signal at once."""
-        return not any(isinstance(module, TimeGroupNorm) for module in self.modules())
+        return not (self.config.normalize or any(isinstance(module, TimeGroupNorm) for module in self.modules()))
 
     def init_stream(self, batch_size: int = 1) -> CodecStream:
         """State for `encode_chunk` and `decode_chunk`.
@@ -574,7 +610,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         fuse_weight_norm(self)
         self.config.fused = True
         for module in self.modules():
-            if isinstance(module, EuclideanCodebook):
+            if isinstance(module, Codebook):
                 module.fuse()
         return self
 
@@ -592,5 +628,5 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         if isinstance(module, EuclideanCodebook):
             for buffer in (module.inited, module.cluster_size, module.embed, module.embed_avg):
                 init.zeros_(buffer)
-        if isinstance(module, (HannWindow, Snake)):
+        if isinstance(module, (HannWindow, LearnedCodebook, Snake)):
             module.reset()

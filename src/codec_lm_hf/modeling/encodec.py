@@ -58,7 +58,7 @@ class EncodecCodecModel(CodecPreTrainedModel):
 
     @property
     def streamable(self) -> bool:
-        return super().streamable and not self.config.normalize and self.config.chunk_length is None
+        return super().streamable and self.config.chunk_length is None
 
     @property
     def _slot(self) -> int:
@@ -78,17 +78,9 @@ class EncodecCodecModel(CodecPreTrainedModel):
         length = (samples - index * self.config.chunk_stride).clamp(0, self.config.chunk_length)
         return -(-length // self.config.hop_length)
 
-    def _scale(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
-        """RMS of the mean over channels, `(batch, 1)` (`_encode_frame` in `encodec/model.py`)."""
-        power = audio.float().mean(1).square()
-        if lengths is None:
-            return power.mean(-1, keepdim=True).sqrt() + 1e-8
-        mask = TimeContext(lengths).mask(audio.shape[-1])[:, 0]
-        return ((power * mask).sum(-1, keepdim=True) / lengths.clamp(min=1)[:, None]).sqrt() + 1e-8
-
     def _encode(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
         if self.config.chunk_length is None:
-            return self._encode_segment(audio, lengths, count)
+            return super()._encode(audio, lengths, count)
         samples = audio.shape[-1]
         codes = audio.new_zeros(len(audio), count, self._num_frames(samples), dtype=torch.long)
         mask = torch.zeros(len(audio), codes.shape[-1], dtype=torch.bool, device=audio.device)
@@ -99,7 +91,7 @@ class EncodecCodecModel(CodecPreTrainedModel):
             rows = ends > start
             within = (ends - start).clamp(max=piece.shape[-1])[rows]
             full = torch.compiler.is_compiling() or bool((within == piece.shape[-1]).all())
-            segment = self._encode_segment(piece[rows], None if full else within, count)
+            segment = super()._encode(piece[rows], None if full else within, count)
             frames = slice(index * self._slot, index * self._slot + segment.audio_codes.shape[-1])
             codes[rows, :, frames] = segment.audio_codes
             mask[rows, frames] = True if segment.codes_mask is None else segment.codes_mask
@@ -111,21 +103,13 @@ class EncodecCodecModel(CodecPreTrainedModel):
         full = not torch.compiler.is_compiling() and bool(mask.all())
         return CodecEncoderOutput(audio_codes=codes, codes_mask=None if full else mask, audio_scales=scales)
 
-    def _encode_segment(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
-        if not self.config.normalize:
-            return super()._encode(audio, lengths, count)
-        scale = self._scale(audio, lengths)
-        output = super()._encode(audio / scale[..., None].to(audio.dtype), lengths, count)
-        output.audio_scales = scale
-        return output
-
     def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None) -> Tensor:
-        if self.config.normalize:
-            self._check_scales(codes, scales)
         if self.config.chunk_length is None:
-            return self._decode_segment(codes, scales, mask)
+            return super()._decode(codes, scales, mask)
         frames = codes.shape[-1]
         segments = -(-frames // self._slot)
+        if self.config.normalize:
+            self._check_scales(codes, scales, segments)
         stride, hop = self.config.chunk_stride, self.config.hop_length
         total, weights = None, None
         for index in range(segments):
@@ -135,7 +119,7 @@ class EncodecCodecModel(CodecPreTrainedModel):
             steps = slot.stop - slot.start if valid is None else int(valid.sum(-1).max())
             piece_mask = None if valid is None else valid[rows, :steps]
             scale = scales[rows, index : index + 1] if self.config.normalize else None
-            piece = self._decode_segment(codes[rows, :, slot][..., :steps], scale, piece_mask)
+            piece = super()._decode(codes[rows, :, slot][..., :steps], scale, piece_mask)
             if total is None:
                 last = frames - (segments - 1) * self._slot
                 total = piece.new_zeros(
@@ -155,29 +139,10 @@ class EncodecCodecModel(CodecPreTrainedModel):
             end = span.stop
         return (total / weights.masked_fill(weights == 0, 1))[..., :end]
 
-    def _decode_segment(self, codes: Tensor, scale: Tensor | None, mask: Tensor | None) -> Tensor:
-        audio = super()._decode(codes, None, mask)
-        return audio if scale is None else audio * scale[..., None].to(audio.dtype)
-
-    def _check_scales(self, codes: Tensor, scales: Tensor | None) -> None:
-        segments = 1 if self.config.chunk_length is None else -(-codes.shape[-1] // self._slot)
-        if scales is None or scales.shape != (len(codes), segments):
-            got = None if scales is None else tuple(scales.shape)
-            raise ValueError(
-                f"this model normalises its input: decode() needs audio_scales of shape {(len(codes), segments)}, as "
-                f"encode() returned them; got {got}."
-            )
-
     def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor) -> CodecOutput:
         if self.config.chunk_length is not None and audio.shape[-1] > self.config.chunk_length:
             raise ValueError(
                 f"in training, give one segment at a time: at most {self.config.chunk_length} samples, got "
                 f"{audio.shape[-1]}."
             )
-        if not self.config.normalize:
-            return super()._train_step(audio, lengths, count)
-        scale = self._scale(audio, lengths)[..., None].to(audio.dtype)
-        output = super()._train_step(audio / scale, lengths, count)
-        return self._training_output(
-            audio, lengths, output.audio_values * scale, output.audio_codes, output.codes_mask, output.commitment_loss
-        )
+        return super()._train_step(audio, lengths, count)

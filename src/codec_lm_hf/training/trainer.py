@@ -43,10 +43,12 @@ class CodecTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` and what codecs need beside them.
 
     Args:
-        time_weight, mel_weight, stft_weight, commitment_weight: of the reconstruction losses and the quantizers' loss.
+        time_weight, mel_weight, stft_weight: of the reconstruction losses.
+        commitment_weight, codebook_weight: of the quantizers' losses; a codec whose codebooks follow moving averages
+            has no codebook loss.
         mel_scales_per_step: see `MultiScaleMelLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
-        balance_losses: use EnCodec's balancer: the weights (but for the commitment loss's) are then shares of the
+        balance_losses: use EnCodec's balancer: the weights (but for the quantizers' losses) are then shares of the
             gradient.
         adversarial_kind: `"hinge"` or `"least_squares"`.
         discriminator_start_step: the discriminator begins to learn here, and to judge after its head start.
@@ -66,6 +68,7 @@ class CodecTrainingArguments(TrainingArguments):
     stft_weight: float = field(default=0.0)
     mel_scales_per_step: int | None = field(default=None)
     commitment_weight: float = field(default=0.25)
+    codebook_weight: float = field(default=1.0)
     adversarial_weight: float = field(default=1.0)
     feature_weight: float = field(default=2.0)
     balance_losses: bool = field(default=False)
@@ -227,9 +230,12 @@ class CodecTrainer(Trainer):
             losses = self._reconstruction(audio, target)
         if self.discriminator is not None and age >= self.args.discriminator_head_start:
             losses |= self._judged(audio[..., part], target[..., part])
-        commitment = output["commitment_loss"].float()
-        loss = self._combine(losses, audio) + self.args.commitment_weight * commitment
-        self._record({**losses, "commitment": commitment})
+        quantization = {"commitment": output["commitment_loss"].float()}
+        if output.get("codebook_loss") is not None:
+            quantization["codebook"] = output["codebook_loss"].float()
+        weights = {"commitment": self.args.commitment_weight, "codebook": self.args.codebook_weight}
+        loss = self._combine(losses, audio) + sum(weights[name] * term for name, term in quantization.items())
+        self._record({**losses, **quantization})
         return (loss, output) if return_outputs else loss
 
     def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,13 @@
+from .codebook import Codebook, LearnedCodebook
 from .kmeans import kmeans
 from .vector import EuclideanCodebook, QuantizerOutput, ResidualVectorQuantizer, VectorQuantizer
 
-__all__ = ["EuclideanCodebook", "QuantizerOutput", "ResidualVectorQuantizer", "VectorQuantizer", "kmeans"]
+__all__ = [
+    "Codebook",
+    "EuclideanCodebook",
+    "LearnedCodebook",
+    "QuantizerOutput",
+    "ResidualVectorQuantizer",
+    "VectorQuantizer",
+    "kmeans",
+]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.precision import Float32Buffers
-from .kmeans import broadcast, cluster_statistics, kmeans, nearest, sample_vectors
+from .codebook import Codebook, mean_squared_error
+from .kmeans import broadcast, cluster_statistics, kmeans, sample_vectors
 
 
 class QuantizerOutput(NamedTuple):
@@ -19,18 +17,18 @@ class QuantizerOutput(NamedTuple):
     Attributes:
         quantized: `(batch, dim, frames)`, with the gradient passed straight through to the input.
         codes: `(batch, codebooks, frames)` int64.
-        commitment_loss: scalar, mean over the quantizers used.
+        commitment_loss: scalar: how far the input is from its codes, which draws the encoder.
+        codebook_loss: scalar: the same distance, drawing the codes; `None` where codebooks follow moving averages.
     """
 
     quantized: Tensor
     codes: Tensor
     commitment_loss: Tensor
+    codebook_loss: Tensor | None = None
 
 
-class EuclideanCodebook(Float32Buffers):
+class EuclideanCodebook(Codebook):
     """A codebook that follows the vectors it is given: k-means on the first batch, then moving averages.
-
-    Buffers are float32 whatever the model's dtype is: nearest neighbours change with the precision.
 
     Args:
         size: entries.
@@ -47,8 +45,7 @@ class EuclideanCodebook(Float32Buffers):
     def __init__(
         self, size: int, dim: int, decay: float = 0.99, kmeans_iterations: int = 50, revive_below: float | None = None
     ) -> None:
-        super().__init__()
-        self.size, self.dim = size, dim
+        super().__init__(size, dim)
         self.decay = decay
         self.kmeans_iterations = kmeans_iterations
         self.revive_below = revive_below
@@ -57,24 +54,6 @@ class EuclideanCodebook(Float32Buffers):
         # Zeros, not noise: k-means fills them, and transformers wants buffers that need no random numbers.
         self.register_buffer("embed", torch.zeros(size, dim))
         self.register_buffer("embed_avg", torch.zeros(size, dim))
-        self._half_squared_norms: Tensor | None = None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        self._half_squared_norms = None
-        return super()._apply(fn, recurse)
-
-    def fuse(self) -> None:
-        """Compute the entries' norms once, for inference."""
-        self._half_squared_norms = self.embed.square().sum(-1) / 2
-
-    def encode(self, vectors: Tensor) -> Tensor:
-        """`(..., dim)` to int64 indices `(...)`."""
-        norms = None if self.training else self._half_squared_norms
-        return nearest(vectors.reshape(-1, self.dim), self.embed, norms).view(vectors.shape[:-1])
-
-    def decode(self, index: Tensor) -> Tensor:
-        """Int64 indices `(...)` to `(..., dim)`."""
-        return F.embedding(index, self.embed)
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
@@ -90,7 +69,7 @@ class EuclideanCodebook(Float32Buffers):
     @torch.no_grad()
     def update(self, vectors: Tensor, index: Tensor) -> None:
         """Move the entries towards the vectors `(count, dim)` that chose them (`index` `(count,)`)."""
-        self._half_squared_norms = None
+        self._searched = None
         counts, sums = cluster_statistics(vectors, index, self.size)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embed_avg.lerp_(sums, 1 - self.decay)
@@ -143,10 +122,7 @@ class VectorQuantizer(nn.Module):
         quantized = self.codebook.decode(codes).transpose(1, 2)
         if self.training:
             self.codebook.update(taught, codes.flatten() if mask is None else codes[mask])
-        error = (latents - quantized).square()
-        if mask is None:
-            return quantized, codes, error.mean()
-        return quantized, codes, (error * mask[:, None]).sum() / (mask.sum() * error.shape[1]).clamp(min=1)
+        return quantized, codes, mean_squared_error(latents, quantized, mask)
 
 
 class ResidualVectorQuantizer(nn.Module):
