@@ -77,7 +77,7 @@ for row in FAMILIES:
 def test_the_reader_of_imports_sees_them(tmp_path):
     """Else all that follows would pass on nothing."""
     assert "modeling.codec_base" in ours(MODULES["modeling.encodec"])
-    assert "hub" in ours(MODULES["configuration.codec_base"])
+    assert "hub" in ours(MODULES["configuration.presets"])
     assert {"processing.audio", "cli.common"} <= ours(MODULES["cli.encode"]), "imports within functions"
     assert set(FAMILY_FILES) <= set(MODULES)
 

@@ -207,8 +207,8 @@ def test_a_loaded_codec_knows_its_commit(hub, saved, pushed, new_client):
 
 
 def test_discriminator_goes_the_same_way(hub, new_client, tmp_path):
-    row = family("ms_stft_discriminator")
-    config = row.load("config")(filters=4, n_ffts=(64,), hop_lengths=(16,), win_lengths=(64,))
+    row = family("discriminator")
+    config = row.load("config")(parts=[{"kind": "period", "period": 2, "channels": (4,), "strides": (3,)}])
     row.load("model")(config).save_pretrained(tmp_path / "discriminator")
     push = """
         import codec_lm_hf
@@ -222,7 +222,7 @@ def test_discriminator_goes_the_same_way(hub, new_client, tmp_path):
     """
     new_client().run(push, tmp_path / "discriminator")
     assert "kbps" not in hub.model("alice/discriminator").files()["README.md"].content.decode()
-    assert new_client().run(load) == "MultiScaleStftDiscriminator"
+    assert new_client().run(load) == "CodecDiscriminator"
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import torch
 
 import codec_lm_hf
 from codec_lm_hf.conversion_scripts import encodec
+from codec_lm_hf.conversion_scripts.discriminator import CONVERTER as DISCRIMINATOR
 from codec_lm_hf.conversion_scripts.engine import load_original
-from codec_lm_hf.conversion_scripts.ms_stft_discriminator import CONVERTER as DISCRIMINATOR
 from codec_lm_hf.modeling.quantization import ResidualVectorQuantizer, kmeans
 from codec_lm_hf.modeling.quantization import vector as vector_module
 from codec_lm_hf.training.balancer import Balancer

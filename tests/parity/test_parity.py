@@ -45,5 +45,5 @@ def test_layout_converts_with_nothing_missing_or_left_over(row, layout):
     config = converter.config_from_original(table["config"])
     with torch.device("meta"):
         expected = converter.model_class(config).state_dict()
-    renamed = rename(state, converter.rules)
+    renamed = rename(state, converter.rules_for(config))
     check_complete({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in renamed.items()})

@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 import torch
 
-from codec_lm_hf.configuration.discriminators import MultiScaleStftDiscriminatorConfig
-from codec_lm_hf.modeling.discriminators import MultiScaleStftDiscriminator
+from codec_lm_hf.configuration.discriminators import CodecDiscriminatorConfig, stft_parts
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.training.data import ClipDataset, CropDataset, find_recordings
 from codec_lm_hf.training.trainer import CodecTrainer, CodecTrainingArguments
 from tests.common.tiny import TINY
@@ -44,10 +44,10 @@ def codec(seed: int = 0, **fields):
     return TINY["stft_codec"].model_class(TINY["stft_codec"].config(**fields))
 
 
-def discriminator(seed: int = 0) -> MultiScaleStftDiscriminator:
+def discriminator(seed: int = 0, audio_channels: int = 1) -> CodecDiscriminator:
     torch.manual_seed(seed)
-    scales = {"n_ffts": (256, 128), "hop_lengths": (64, 32), "win_lengths": (256, 128)}
-    return MultiScaleStftDiscriminator(MultiScaleStftDiscriminatorConfig(filters=4, dilations=(1, 2), **scales))
+    parts = stft_parts((256, 128), filters=4, dilations=(1, 2))
+    return CodecDiscriminator(CodecDiscriminatorConfig(parts=parts, audio_channels=audio_channels))
 
 
 def arguments(output_dir: Path, **fields) -> CodecTrainingArguments:

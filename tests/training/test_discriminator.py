@@ -1,4 +1,4 @@
-"""The MS-STFT discriminator as a model; `tests/parity` compares every feature map with the original's."""
+"""Discriminators as models; `tests/parity` compares their logits and feature maps with the originals'."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 import codec_lm_hf
-from codec_lm_hf.configuration.discriminators import MultiScaleStftDiscriminatorConfig
-from codec_lm_hf.modeling.discriminators import MultiScaleStftDiscriminator
+from codec_lm_hf.configuration.discriminators import CodecDiscriminatorConfig, stft_parts
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from tests.parity.harness import Case, find_cases
 from tests.training.helpers import discriminator
 
@@ -23,8 +23,8 @@ def test_there_is_a_case():
 def test_the_public_converter_gives_a_checkpoint_with_the_logits_of_the_original(folder, tmp_path):
     case = Case(folder)
     config = case.meta["discriminator_config"]
-    output = codec_lm_hf.convert("ms_stft_discriminator", folder / "msstftd.th", tmp_path / "ours", config=config)
-    model = MultiScaleStftDiscriminator.from_pretrained(output)
+    output = codec_lm_hf.convert("discriminator", folder / "msstftd.th", tmp_path / "ours", config=config)
+    model = CodecDiscriminator.from_pretrained(output)
     with torch.no_grad():
         logits = model(case.input("disc.input")).logits
     assert len(logits) == len(case.names("disc.logits."))
@@ -39,7 +39,7 @@ def test_windows_survive_loading_over_dirty_memory(tmp_path):
     for _ in range(3):
         dirty = [torch.full((size,), torch.nan) for size in (128, 256, 1000) for _ in range(50)]
         del dirty
-        loaded = MultiScaleStftDiscriminator.from_pretrained(tmp_path)
+        loaded = CodecDiscriminator.from_pretrained(tmp_path)
         for ours, theirs in zip(loaded.discriminators, model.discriminators, strict=True):
             assert torch.equal(ours.hann.window, theirs.hann.window)
     audio = torch.randn(2, 1, 1000)
@@ -48,7 +48,7 @@ def test_windows_survive_loading_over_dirty_memory(tmp_path):
 
 
 def test_five_feature_maps_and_logits_per_scale():
-    output = MultiScaleStftDiscriminator(MultiScaleStftDiscriminatorConfig(filters=2))(torch.randn(2, 1, 4000))
+    output = CodecDiscriminator(CodecDiscriminatorConfig(parts=stft_parts(filters=2)))(torch.randn(2, 1, 4000))
     assert len(output.logits) == len(output.feature_maps) == 3
     assert all(len(maps) == 5 for maps in output.feature_maps)
     assert all(logits.shape[:2] == (2, 1) for logits in output.logits)
@@ -59,9 +59,86 @@ def test_a_crop_shorter_than_the_window_is_refused():
         discriminator()(torch.randn(1, 1, 200))
 
 
+NARROW = {
+    "period": {"kind": "period", "period": 3, "channels": (4, 6), "strides": (3, 1)},
+    "scale": {
+        "kind": "scale",
+        "num_poolings": 1,
+        "channels": (4, 8, 8),
+        "kernel_sizes": (15, 41, 5),
+        "strides": (1, 4, 1),
+        "groups": (1, 4, 1),
+        "norm_type": "spectral_norm",
+    },
+    "decimated": {
+        "kind": "scale",
+        "decimation": 2,
+        "channels": (4,),
+        "kernel_sizes": (15,),
+        "strides": (1,),
+        "groups": (1,),
+    },
+    "stft": {**stft_parts((128,))[0], "filters": 4},
+    "bands": {"kind": "bands", "n_fft": 128, "filters": 4},
+    "magnitude": {"kind": "magnitude", "n_fft": 128, "hop_length": 32, "win_length": 100, "filters": 4},
+}
+
+
+def narrow(name: str) -> CodecDiscriminator:
+    torch.manual_seed(0)
+    return CodecDiscriminator(CodecDiscriminatorConfig(parts=[NARROW[name]]))
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_kind_survives_saving_and_gives_gradient(name, tmp_path):
+    model = narrow(name).eval()
+    audio = torch.randn(2, 1, 1000, requires_grad=True)
+    output = model(audio)
+    output.logits[0].sum().backward()
+    assert audio.grad.abs().sum() > 0
+    assert len(output.feature_maps[0]) >= 1
+    model.save_pretrained(tmp_path)
+    again = CodecDiscriminator.from_pretrained(tmp_path).eval()(audio)
+    assert torch.equal(again.logits[0], output.logits[0])
+
+
+def test_spectral_norm_brings_the_largest_singular_value_to_one():
+    model = narrow("scale").train()
+    for _ in range(50):
+        model(torch.randn(1, 1, 1000))
+    for conv in (*model.discriminators[0].convs, model.discriminators[0].conv_post):
+        assert float(torch.linalg.matrix_norm(conv.weight.detach().flatten(1), 2)) == pytest.approx(1.0, abs=0.02)
+
+
+def test_levelled_input_is_judged_whatever_its_level():
+    model = CodecDiscriminator(CodecDiscriminatorConfig(parts=[NARROW["bands"]], level_input=True))
+    audio = torch.randn(1, 1, 1000)
+    torch.testing.assert_close(model(audio).logits[0], model(0.1 * audio + 0.2).logits[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"kind": "wavelet"}, "kind must be one of period, scale, stft, bands, magnitude, got 'wavelet'"),
+        ({"kind": "period", "periods": 3}, "has no 'periods'; it has: period, channels"),
+        ({"kind": "period"}, "needs 'period'"),
+        ({**NARROW["period"], "norm_type": "batch"}, "norm_type must be one of .*got 'batch'"),
+    ],
+)
+def test_a_wrong_part_is_named(part, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        CodecDiscriminatorConfig(parts=[part])
+
+
 def test_scales_need_all_three_figures():
-    with pytest.raises(StrictDataclassClassValidationError, match="one entry per scale"):
-        MultiScaleStftDiscriminatorConfig(n_ffts=(256, 128))
+    with pytest.raises(ValueError, match="one entry per scale"):
+        stft_parts((256, 128), hop_lengths=(64,))
+
+
+@pytest.mark.parametrize("name", CodecDiscriminatorConfig.presets)
+def test_presets_are_built(name):
+    with torch.device("meta"):
+        CodecDiscriminator(CodecDiscriminatorConfig.from_preset(name))
 
 
 def test_it_learns_to_tell_noise_from_tones():

@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoFeatureExtractor
 
 import codec_lm_hf
-from codec_lm_hf.modeling.discriminators import MultiScaleStftDiscriminator
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.training.recipe import RecipeError, read_recipe, run_recipe
 from tests.common.tiny import TINY
 from tests.training.helpers import RATE, write_recordings
@@ -21,11 +21,8 @@ PROJECT_RECIPES = sorted(Path(__file__).parents[2].glob("recipes/*.yaml"))
 RECIPE = {
     "model": {"family": "stft_codec", **TINY["stft_codec"].fields},
     "discriminator": {
-        "family": "ms_stft_discriminator",
-        "filters": 2,
-        "n_ffts": [256],
-        "hop_lengths": [64],
-        "win_lengths": [256],
+        "family": "discriminator",
+        "parts": [{"kind": "stft", "n_fft": 256, "hop_length": 64, "win_length": 256, "filters": 2}],
     },
     "data": {"train": ["audio"], "eval": ["audio"], "eval_limit": 1, "crop_seconds": 0.21, "loudness_db": [-30, -20]},
     "training": {
@@ -75,7 +72,7 @@ def test_a_recipe_trains_and_leaves_what_from_pretrained_reads(folder):
     loaded = codec_lm_hf.AutoCodecModel.from_pretrained(folder / "out")
     assert all(torch.equal(value, trained.model.state_dict()[name]) for name, value in loaded.state_dict().items())
     assert AutoFeatureExtractor.from_pretrained(folder / "out").sampling_rate == RATE
-    MultiScaleStftDiscriminator.from_pretrained(folder / "out" / "discriminator")
+    CodecDiscriminator.from_pretrained(folder / "out" / "discriminator")
 
 
 def test_resume_goes_on_from_the_newest_checkpoint(folder):
@@ -118,7 +115,7 @@ def test_the_model_section_can_name_a_checkpoint(folder):
         ({"discriminator__width": 1}, "unknown discriminator field 'width'"),
         ({"model__family": "opus"}, "family 'opus' is no codec.*stft_codec"),
         ({"model__family": None}, "family None is no codec"),
-        ({"discriminator__family": "stft_codec"}, "'stft_codec' is no discriminator.*ms_stft_discriminator"),
+        ({"discriminator__family": "stft_codec"}, "'stft_codec' is no discriminator.*choose one of discriminator"),
         ({"model__preset": "huge"}, "no preset 'huge'; choose one of bundled"),
         ({"training": None}, "lacks the section 'training'"),
         ({"data": [1]}, "section 'data' must be a mapping"),

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel
 
 import codec_lm_hf
-from codec_lm_hf.modeling.discriminators import MultiScaleStftDiscriminator
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.training.trainer import CodecTrainer
 from tests.common.tiny import TINY
 from tests.training.helpers import RATE, arguments, clips, codec, crops, discriminator, trainer, write_recordings
@@ -57,11 +57,7 @@ def test_every_codec_trains_in_every_way(name, tmp_path):
     torch.manual_seed(0)
     model = case.model_class(config)
     data = type(crops(folder))(sorted(folder.iterdir()), config.sampling_rate, config.audio_channels, 4800)
-    against = discriminator()
-    if config.audio_channels == 2:
-        against = MultiScaleStftDiscriminator(
-            against.config.__class__(**{**against.config.to_dict(), "audio_channels": 2})
-        )
+    against = discriminator(audio_channels=config.audio_channels)
     args = arguments(tmp_path / "run", max_steps=1, balance_losses=True, stft_weight=1.0, ema_decay=0.5)
     run = CodecTrainer(model, args, against, train_dataset=data)
     before = parameters(model)
@@ -240,7 +236,7 @@ def test_final_output_and_checkpoints_hold_codec_discriminator_and_extractor(rec
     run.save_model()
     for folder in (tmp_path, tmp_path / "checkpoint-2"):
         loaded = codec_lm_hf.AutoCodecModel.from_pretrained(folder)
-        against = MultiScaleStftDiscriminator.from_pretrained(folder / "discriminator")
+        against = CodecDiscriminator.from_pretrained(folder / "discriminator")
         for ours, theirs in ((loaded, run.model), (against, run.discriminator)):
             assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
         assert (folder / "preprocessor_config.json").is_file()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from transformers import PreTrainedConfig
-
-from ..hub import RemoteStubMixin
+from .presets import PresetConfig
 
 # Recordings mastered hot, or stored as floats, may pass 1; nothing real comes near this, 16-bit integers do.
 LARGEST_PEAK = 32.0
 
 
-class CodecConfig(RemoteStubMixin, PreTrainedConfig):
+class CodecConfig(PresetConfig):
     """Base of every codec's configuration.
 
     A family defines its own fields; whatever it calls them, these are readable on all of them:
@@ -34,26 +31,9 @@ class CodecConfig(RemoteStubMixin, PreTrainedConfig):
     `presets` names the published variants: `ConfigClass.from_preset("name")`.
     """
 
-    presets: ClassVar[dict[str, dict]] = {}
-
     normalize: bool = False
     quantizer_dropout: float = 0.0
     fused: bool = False
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides) -> CodecConfig:
-        """Build the configuration of a published variant.
-
-        Args:
-            name: a key of `presets`.
-            **overrides: fields that replace the preset's.
-
-        Raises:
-            ValueError: the name is not a preset of this family.
-        """
-        if name not in cls.presets:
-            raise ValueError(f"{cls.__name__} has no preset {name!r}; choose one of {sorted(cls.presets)}.")
-        return cls(**{**cls.presets[name], **overrides})
 
     @property
     def hop_length(self) -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from ..hub import RemoteStubMixin
+from .presets import PresetConfig
 
 
 @strict
-class EncodecEntropyLMConfig(RemoteStubMixin, PreTrainedConfig):
+class EncodecEntropyLMConfig(PresetConfig):
     """Configuration of `EncodecEntropyLMModel`. The defaults are the model of `encodec_24khz`.
 
     Args:
@@ -62,18 +61,3 @@ class EncodecEntropyLMConfig(RemoteStubMixin, PreTrainedConfig):
             raise ValueError(
                 f"hidden_size must be even and at least 4, for the sinusoidal positions; got {self.hidden_size}."
             )
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides) -> EncodecEntropyLMConfig:
-        """Build the configuration of a published variant.
-
-        Args:
-            name: a key of `presets`.
-            **overrides: fields that replace the preset's.
-
-        Raises:
-            ValueError: the name is not a preset.
-        """
-        if name not in cls.presets:
-            raise ValueError(f"{cls.__name__} has no preset {name!r}; choose one of {sorted(cls.presets)}.")
-        return cls(**{**cls.presets[name], **overrides})

@@ -40,7 +40,8 @@ class Converter:
     Attributes:
         config_class, model_class: ours.
         rules: pairs of a regular expression over a whole original key and the new key (with `\\1`, ...), or `None` for
-            a key that is known and not needed. The first match counts.
+            a key that is known and not needed. The first match counts. Or a function that makes them, where they
+            depend on (our) configuration.
         config_from_original: the original project's own configuration, as a dict, to ours.
         read: checkpoint path to the flat original state; `read_checkpoint` by default.
         files: checkpoint path to the files it consists of (their SHA-256 is recorded); the path itself by default.
@@ -48,10 +49,13 @@ class Converter:
 
     config_class: type[PreTrainedConfig]
     model_class: type[PreTrainedModel]
-    rules: Rules
+    rules: Rules | Callable[[PreTrainedConfig], Rules]
     config_from_original: Callable[[dict], PreTrainedConfig]
     read: Callable[[Path], State] | None = None
     files: Callable[[Path], list[Path]] | None = None
+
+    def rules_for(self, config: PreTrainedConfig) -> Rules:
+        return self.rules(config) if callable(self.rules) else self.rules
 
 
 def read_checkpoint(path: Path) -> State:
@@ -77,6 +81,21 @@ def read_checkpoint(path: Path) -> State:
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ConversionError(f"{path} holds a {type(state).__name__}; expected a dict of tensors by name.")
     return state
+
+
+def read_nested(path: Path) -> State:
+    """`read_checkpoint` for dicts in dicts: their keys joined by `/`."""
+    flat: dict = {}
+
+    def collect(prefix: str, value: object) -> None:
+        if not isinstance(value, dict):
+            flat[prefix] = value
+            return
+        for key, inner in value.items():
+            collect(f"{prefix}/{key}" if prefix else str(key), inner)
+
+    collect("", read_checkpoint(path))
+    return flat
 
 
 def rename(state: State, rules: Rules) -> State:
@@ -134,7 +153,7 @@ def check_complete(expected: dict[str, torch.Size], found: dict[str, torch.Size]
 
 def load_original(converter: Converter, checkpoint: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """Build our model from an original checkpoint, every key accounted for."""
-    state = rename((converter.read or read_checkpoint)(checkpoint), converter.rules)
+    state = rename((converter.read or read_checkpoint)(checkpoint), converter.rules_for(config))
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise ConversionError(f"{checkpoint} holds a {type(value).__name__} at {key}; expected a tensor.")

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, set_seed
 
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..modeling.discriminators import DiscriminatorPreTrainedModel
+from ..modeling.discriminators import CodecDiscriminator
 from ..processing.feature_extraction import CodecFeatureExtractor
 from ..registry import FAMILIES, Family, family
 from .data import Augmentation, ClipDataset, CropDataset, StreamCropDataset, find_recordings, recordings_of
@@ -84,7 +84,7 @@ def build_model(section: dict[str, Any]) -> CodecPreTrainedModel:
     return row.load("model")(_config(row, section))
 
 
-def build_discriminator(section: dict[str, Any] | None) -> DiscriminatorPreTrainedModel | None:
+def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | None:
     """The discriminator of a recipe, in the same manner; `None` where there is no such section."""
     if section is None:
         return None

@@ -20,7 +20,7 @@ from transformers.trainer_utils import speed_metrics
 
 from ..evaluation.metrics import evaluate_pair
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..modeling.discriminators import DiscriminatorPreTrainedModel
+from ..modeling.discriminators import CodecDiscriminator
 from ..modeling.quantization.kmeans import broadcast
 from ..processing.audio import save_audio
 from .balancer import Balancer
@@ -156,7 +156,7 @@ class CodecTrainer(Trainer):
         self,
         model: CodecPreTrainedModel,
         args: CodecTrainingArguments,
-        discriminator: DiscriminatorPreTrainedModel | None = None,
+        discriminator: CodecDiscriminator | None = None,
         train_dataset=None,
         eval_dataset=None,
         **kwargs,

@@ -1,4 +1,3 @@
-from .base import DiscriminatorOutput, DiscriminatorPreTrainedModel
-from .stft import MultiScaleStftDiscriminator
+from .base import CodecDiscriminator, DiscriminatorOutput
 
-__all__ = ["DiscriminatorOutput", "DiscriminatorPreTrainedModel", "MultiScaleStftDiscriminator"]
+__all__ = ["CodecDiscriminator", "DiscriminatorOutput"]

@@ -1,4 +1,4 @@
-"""What every discriminator returns, whatever it is made of."""
+"""The model: several discriminators, each of which looks at audio in its own way."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ...configuration.discriminators import CodecDiscriminatorConfig
 from ...hub import HubModelMixin
 from ..layers.conv import has_weight_norm
 from ..layers.stft import HannWindow
+from .parts import SpectralNorm, has_spectral_norm
+from .spectral import BandDiscriminator, MagnitudeDiscriminator, StftDiscriminator
+from .waveform import PeriodDiscriminator, ScaleDiscriminator
+
+_KINDS: dict[str, type[nn.Module]] = {
+    "period": PeriodDiscriminator,
+    "scale": ScaleDiscriminator,
+    "stft": StftDiscriminator,
+    "bands": BandDiscriminator,
+    "magnitude": MagnitudeDiscriminator,
+}
 
 
 @dataclass
@@ -21,18 +33,42 @@ class DiscriminatorOutput(ModelOutput):
 
     Attributes:
         logits: one tensor per part, of the part's own shape; high means real.
-        feature_maps: the activations of each part's layers.
+        feature_maps: the activations of each part's layers, without the logits.
     """
 
     logits: tuple[Tensor, ...] | None = None
     feature_maps: tuple[tuple[Tensor, ...], ...] | None = None
 
 
-class DiscriminatorPreTrainedModel(HubModelMixin, PreTrainedModel):
-    """Base of every discriminator: `forward(audio_values (batch, channels, samples)) -> DiscriminatorOutput`."""
+class CodecDiscriminator(HubModelMixin, PreTrainedModel):
+    """What tells decoded audio from recordings, for adversarial training: the parts that `config.parts` lists."""
 
+    config: CodecDiscriminatorConfig
+    config_class = CodecDiscriminatorConfig
     base_model_prefix = "discriminator"
     main_input_name = "audio_values"
+
+    def __init__(self, config: CodecDiscriminatorConfig) -> None:
+        super().__init__(config)
+        self.discriminators = nn.ModuleList(
+            [
+                _KINDS[part["kind"]](audio_channels=config.audio_channels, **config.options(index))
+                for index, part in enumerate(config.parts)
+            ]
+        )
+        self.post_init()
+
+    def forward(self, audio_values: Tensor) -> DiscriminatorOutput:
+        """Judge `audio_values` `(batch, channels, samples)`.
+
+        Raises:
+            ValueError: fewer samples than a part needs.
+        """
+        if self.config.level_input:
+            audio_values = audio_values - audio_values.mean(-1, keepdim=True)
+            audio_values = 0.8 * audio_values / (audio_values.abs().amax(-1, keepdim=True) + 1e-9)
+        logits, maps = zip(*[discriminator(audio_values) for discriminator in self.discriminators], strict=True)
+        return DiscriminatorOutput(logits=logits, feature_maps=maps)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -41,5 +77,7 @@ class DiscriminatorPreTrainedModel(HubModelMixin, PreTrainedModel):
             pair = module.parametrizations.weight
             init.kaiming_uniform_(pair.original1, a=5**0.5)
             init.copy_(pair.original0, torch.norm_except_dim(pair.original1, 2, 0))
-        if isinstance(module, HannWindow):
+        if has_spectral_norm(module):
+            init.kaiming_uniform_(module.parametrizations.weight.original, a=5**0.5)
+        if isinstance(module, (HannWindow, SpectralNorm)):
             module.reset()

@@ -59,7 +59,7 @@ def refuse_stream(norm: nn.Module | None, time: TimeContext | None) -> None:
 
 
 def has_weight_norm(module: nn.Module) -> bool:
-    return parametrize.is_parametrized(module, "weight")
+    return parametrize.is_parametrized(module, "weight") and hasattr(module.parametrizations.weight, "original1")
 
 
 def fuse_weight_norm(module: nn.Module) -> None:

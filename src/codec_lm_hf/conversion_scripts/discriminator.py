@@ -1,0 +1,205 @@
+"""Discriminators as the originals' trainers write them. Trained weights of one were never released.
+
+Read are EnCodec's module alone, Descript's `weights.pth`, the `do_*` files of HiFi-Codec, SpeechTokenizer's trainer
+package, the trainer checkpoints of AudioDec, and FunCodec's `model.pth`.
+"""
+
+from __future__ import annotations
+
+from ..configuration.discriminators import (
+    HIFIGAN_PERIODS,
+    CodecDiscriminatorConfig,
+    band_parts,
+    magnitude_parts,
+    period_parts,
+    scale_parts,
+    stft_parts,
+)
+from ..modeling.discriminators import CodecDiscriminator
+from .engine import ConversionError, Converter, Rules, read_nested
+
+# How the originals call a group of parts of one kind.
+_GROUP = {"period": "mpd", "scale": "msd", "stft": "mstftd", "magnitude": "mrsd|mrd|msd", "bands": "mrd"}
+_NORMED = [
+    (r"weight_g", "parametrizations.weight.original0"),
+    (r"weight_v", "parametrizations.weight.original1"),
+    (r"(weight|bias)", r"{group}"),
+]
+_SPECTRAL = [
+    (r"weight_orig", "parametrizations.weight.original"),
+    (r"weight_u", "parametrizations.weight.0.u"),
+    (r"weight_v", "parametrizations.weight.0.v"),
+    (r"(bias)", r"{group}"),
+]
+
+
+def rules(config: CodecDiscriminatorConfig) -> Rules:
+    """The keys of every part, wherever it stands in the original."""
+    kinds = list(dict.fromkeys(part["kind"] for part in config.parts))
+    table: list[tuple[str, str | None]] = []
+    seen = dict.fromkeys(kinds, 0)
+    for index, part in enumerate(config.parts):
+        kind = part["kind"]
+        place, seen[kind] = seen[kind], seen[kind] + 1
+        origin = (
+            rf"(?:(?:state_dict/)?discriminators\.{index}"
+            rf"|(?:discriminators/)?(?:model/discriminator/)?(?:{_GROUP[kind]})[/.]discriminators\.{place}"
+            rf"|discriminator\.discriminators\.{kinds.index(kind)}\.discriminators\.{place})\."
+        )
+        table.append((origin + r"spec_transform\.window", None))
+        last = len(config.options(index).get("channels", ()))
+        for pattern, target in _SPECTRAL if part.get("norm_type") == "spectral_norm" else _NORMED:
+            ours = rf"discriminators.{index}."
+            table += [
+                # Some count the last convolution among the layers.
+                (
+                    origin + rf"(?:conv_post|output_conv|layers\.{last})(?:\.conv)?\." + pattern,
+                    ours + "conv_post." + target.format(group=r"\1"),
+                ),
+                (
+                    origin + r"(?:convs|layers)\.(\d+)(?:\.0)?(?:\.conv)?\." + pattern,
+                    ours + r"convs.\1." + target.format(group=r"\2"),
+                ),
+                (
+                    origin + r"band_convs\.(\d+)\.(\d+)\.0\." + pattern,
+                    ours + r"band_convs.\1.\2." + target.format(group=r"\3"),
+                ),
+            ]
+    # What lies beside the discriminator in such files.
+    trainer = r"(?:metadata|optim_g|optim_d|optimizer|scheduler|model/generator)/.*|steps|epochs?"
+    funcodec = r"(?:encoder|quantizer|decoder|mel_spec_transforms|enc_trans_func|dec_trans_func|ppg_\w+)\..*"
+    return [*table, (trainer, None), (funcodec, None)]
+
+
+def config_from_original(original: dict) -> CodecDiscriminatorConfig:
+    """The arguments of any of the originals to our configuration.
+
+    Raises:
+        ConversionError: they are none of theirs.
+    """
+    if "discriminator_params" in original:
+        return _from_audiodec(original["discriminator_params"])
+    if "disc_conf_list" in original:
+        return CodecDiscriminatorConfig(parts=sum(map(_funcodec, original["disc_conf_list"]), []))
+    if "periods" in original and "rates" in original:
+        return _from_dac(original)
+    if "mstftd" in original:
+        return _from_hifigan_relative(original)
+    if "filters" in original or "n_ffts" in original:
+        return _from_encodec(original)
+    raise ConversionError(f"no original describes a discriminator with the fields {sorted(original)}.")
+
+
+def _stft(options: dict) -> list[dict]:
+    names = {"norm": "norm_type"}
+    known = {names.get(name, name): value for name, value in options.items()}
+    return stft_parts(**{"n_ffts": (1024, 2048, 512), **known})
+
+
+def _from_encodec(original: dict) -> CodecDiscriminatorConfig:
+    """Constructor arguments of `MultiScaleSTFTDiscriminator`."""
+    options = {name: value for name, value in original.items() if name not in ("in_channels", "out_channels")}
+    return CodecDiscriminatorConfig(parts=_stft(options), audio_channels=original.get("in_channels", 1))
+
+
+def _from_hifigan_relative(original: dict) -> CodecDiscriminatorConfig:
+    """Groups `mpd`, `msd` and `mstftd`, as in HiFi-Codec and SpeechTokenizer; what is not said is as in HiFi-GAN."""
+    period, scale = ({} if not isinstance(original.get(name), dict) else original[name] for name in ("mpd", "msd"))
+    widths = {"channels": period["ch"]} if "ch" in period else {}
+    scale_widths = {"channels": scale["ch"]} if "ch" in scale else {}
+    if "gr" in scale:
+        scale_widths["groups"] = (1, *scale["gr"], 1)
+    return CodecDiscriminatorConfig(
+        parts=period_parts(period.get("periods", HIFIGAN_PERIODS), **widths)
+        + scale_parts(scale.get("n", 3), **scale_widths)
+        + _stft(original["mstftd"])
+    )
+
+
+def _from_dac(original: dict) -> CodecDiscriminatorConfig:
+    """Constructor arguments of Descript's `Discriminator`; its widths are fixed, `*_ch` and `msd_groups` vary them."""
+    period = {"channels": original["mpd_ch"]} if "mpd_ch" in original else {}
+    bands = {"bands": original["bands"]} if "bands" in original else {}
+    if "mrd_ch" in original:
+        bands["filters"] = original["mrd_ch"]
+    scale = {
+        "channels": original.get("msd_ch", (16, 64, 256, 1024, 1024, 1024)),
+        "kernel_sizes": (15, 41, 41, 41, 41, 5),
+        "strides": (1, 4, 4, 4, 4, 1),
+        "groups": (1, *original.get("msd_groups", (4, 16, 64, 256)), 1),
+    }
+    sizes = original.get("fft_sizes", original.get("ffts"))
+    return CodecDiscriminatorConfig(
+        parts=period_parts(original["periods"], whole_extra_period=True, **period)
+        + [{"kind": "scale", "decimation": rate, **scale} for rate in original["rates"]]
+        + band_parts(sizes, **bands),
+        level_input=True,
+    )
+
+
+def _parallel_wavegan_scales(count: int, options: dict) -> list[dict]:
+    """Widths and groups grow from layer to layer up to a limit; no norm arrives there."""
+    first, *rest = options["kernel_sizes"]
+    strides, widths, groups = options["downsample_scales"], [options["channels"]] * 2, [1, 4]
+    groups[1] = min(4, options["max_groups"])
+    for _ in strides[1:]:
+        widths.append(min(widths[-1] * 2, options["max_downsample_channels"]))
+        groups.append(min(groups[-1] * 4, options["max_groups"]))
+    widths.append(min(widths[-1] * 2, options["max_downsample_channels"]))
+    return scale_parts(
+        count,
+        first_norm_type="none",
+        norm_type="none",
+        channels=widths,
+        kernel_sizes=(first, *[rest[0]] * len(strides), rest[1]),
+        strides=(1, *strides, 1),
+        groups=(*groups, 1),
+        last_kernel_size=rest[2],
+    )
+
+
+def _parallel_wavegan_periods(periods: list[int], options: dict) -> list[dict]:
+    widths = [options["channels"]]
+    for _ in options["downsample_scales"][1:]:
+        widths.append(min(widths[-1] * 4, options["max_downsample_channels"]))
+    kernel_size, last_kernel_size = options["kernel_sizes"]
+    return period_parts(
+        periods,
+        channels=widths,
+        strides=options["downsample_scales"],
+        kernel_size=kernel_size,
+        last_kernel_size=last_kernel_size - 1,
+    )
+
+
+def _from_audiodec(params: dict) -> CodecDiscriminatorConfig:
+    """`discriminator_params` of a training configuration, HiFi-GAN's or UnivNet's."""
+    periods = _parallel_wavegan_periods(params["periods"], params["period_discriminator_params"])
+    if "scales" in params:
+        scales = _parallel_wavegan_scales(params["scales"], params["scale_discriminator_params"])
+        return CodecDiscriminatorConfig(parts=scales + periods)
+    options = params["spectral_discriminator_params"]
+    spectra = magnitude_parts(
+        params["fft_sizes"],
+        params["hop_sizes"],
+        params["win_lengths"],
+        filters=options["channels"],
+        kernel_sizes=options["kernel_sizes"],
+        strides=options["strides"],
+    )
+    return CodecDiscriminatorConfig(parts=spectra + periods)
+
+
+def _funcodec(conf: dict) -> list[dict]:
+    """One entry of `disc_conf_list`."""
+    name, options = conf["name"], {key: value for key, value in conf.items() if key != "name"}
+    if name == "encodec_multi_scale_stft_discriminator":
+        return _stft({**options, "pooled_logits": True})
+    if name == "hifigan_multi_period_discriminator":
+        return _parallel_wavegan_periods(options["periods"], options["discriminator_params"])
+    if name == "hifigan_multi_scale_discriminator":
+        return _parallel_wavegan_scales(options["scales"], options["discriminator_params"])
+    raise ConversionError(f"FunCodec's {name!r} is not supported; no published model has it.")
+
+
+CONVERTER = Converter(CodecDiscriminatorConfig, CodecDiscriminator, rules, config_from_original, read=read_nested)
