@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 import codec_lm_hf
-from codec_lm_hf.modeling.quantization import EuclideanCodebook
+from codec_lm_hf.modeling.quantization import EuclideanCodebook, LearnedCodebook
 from codec_lm_hf.registry import family
 
 
@@ -40,6 +40,8 @@ class TinyCase:
                 module.embed_avg.copy_(module.embed)
                 module.cluster_size.fill_(1)
                 module.inited.fill_(1)
+            if isinstance(module, LearnedCodebook):
+                torch.nn.init.normal_(module.embed, 0, 0.3)
         return model
 
     def feature_extractor(self):
@@ -96,6 +98,20 @@ TINY: dict[str, TinyCase] = {
             "kmeans_iterations": 2,
         },
     ),
+    "hificodec": TinyCase(
+        "hificodec",
+        {
+            "hidden_size": 16,
+            "encoder_channels": 4,
+            "encoder_norm_channels": 4,
+            "decoder_channels": 32,
+            "upsampling_ratios": (5, 4),
+            "upsampling_kernel_sizes": (11, 8),
+            "residual_kernel_sizes": (3, 5),
+            "residual_dilations": ((1, 3), (1, 3)),
+            "codebook_size": 64,
+        },
+    ),
     "stft_codec": TinyCase(
         "stft_codec",
         {
@@ -110,4 +126,4 @@ TINY: dict[str, TinyCase] = {
     ),
 }
 
-STREAMABLE = [name for name in TINY if name != "encodec-segments"]
+STREAMABLE = [name for name in TINY if name not in ("encodec-segments", "hificodec")]

@@ -6,15 +6,16 @@ from ..configuration.encodec import EncodecCodecConfig
 from ..modeling.encodec import EncodecCodecModel
 from .engine import ConversionError, Converter
 
-_WRAPPED = r"(encoder|decoder)\.model\.(\d+(?:\.block\.\d+|\.shortcut)?)"
+# AcademiCodec's EnCodecs were saved from several processes.
+_WRAPPED = r"(?:module\.)?(encoder|decoder)\.model\.(\d+(?:\.block\.\d+|\.shortcut)?)"
 
 RULES = [
     (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.weight_g", r"\1.layers.\2.conv.parametrizations.weight.original0"),
     (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.weight_v", r"\1.layers.\2.conv.parametrizations.weight.original1"),
     (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.(weight|bias)", r"\1.layers.\2.conv.\3"),
     (_WRAPPED + r"\.(?:conv|convtr)\.norm\.(weight|bias)", r"\1.layers.\2.norm.\3"),
-    (r"(encoder|decoder)\.model\.(\d+)\.lstm\.(.+)", r"\1.layers.\2.lstm.\3"),
-    (r"quantizer\.vq\.layers\.(\d+)\._codebook\.(.+)", r"quantizer.layers.\1.codebook.\2"),
+    (r"(?:module\.)?(encoder|decoder)\.model\.(\d+)\.lstm\.(.+)", r"\1.layers.\2.lstm.\3"),
+    (r"(?:module\.)?quantizer\.vq\.layers\.(\d+)\._codebook\.(.+)", r"quantizer.layers.\1.codebook.\2"),
 ]
 
 # The original's name of a field -> ours; `None`: any value other than the one given here is refused.
@@ -57,6 +58,9 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
         flat |= value if name in ("seanet", "quantizer", "model") else {name: value}
     fields: dict = {"use_conv_shortcut": not flat.pop("true_skip", False)}
     flat.pop("frame_rate", None)
+    if "D" in flat:
+        # AcademiCodec names the rest in its code: 10 bits a code, no causal convolutions.
+        flat |= {"dimension": flat.pop("D"), "causal": False}
     for name, value in flat.items():
         if name in _FIELDS:
             fields[_FIELDS[name]] = value

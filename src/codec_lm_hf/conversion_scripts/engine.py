@@ -182,8 +182,8 @@ def resolve_config(
     if preset is not None and preset not in presets:
         raise ConversionError(f"there is no preset {preset!r}; choose one of {', '.join(sorted(presets))}.")
     if preset is None:
-        named = (name for name in presets if len(presets) == 1 or checkpoint.name.startswith(name))
-        preset = next(named, None)
+        named = [name for name in presets if len(presets) == 1 or checkpoint.name.startswith(name)]
+        preset = max(named, key=len, default=None)
     if preset is None:
         raise ConversionError(
             f"{checkpoint.name} holds weights only, and its name is no published variant's; give --preset (one of "

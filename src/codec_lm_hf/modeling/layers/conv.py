@@ -133,8 +133,12 @@ class SlidingWindow(nn.Module):
             x = self._pad_ragged(x, lengths)
         else:
             x = self._pad(zero_padding(x, time))
-        time.lengths = (lengths + self.padding_of(lengths) - self.kernel_size) // self.stride + 1
+        time.lengths = self.num_windows(lengths)
         return self.compute(self._complete(x))
+
+    def num_windows(self, steps: Tensor | int) -> Tensor | int:
+        """Windows of a row of `steps` steps."""
+        return (steps + self.padding_of(steps) - self.kernel_size) // self.stride + 1
 
     def padding_of(self, steps: Tensor | int) -> Tensor | int:
         """Steps that are added, left and right together, to `steps` steps."""

@@ -252,3 +252,76 @@ class HifiGanGenerator(nn.Module):
         for stage in self.stages:
             x = stage(x, time)
         return self.last(F.leaky_relu(x, self.final_slope), time).tanh()
+
+
+class HifiGanDownStage(nn.Module):
+    """A strided convolution, then residual blocks: a `HifiGanStage` backwards.
+
+    Args:
+        channels, out_channels: in and out.
+        ratio, kernel_size: of the strided convolution, which gives one step for `ratio`.
+        blocks: of `out_channels`.
+        conv_options: what else `Conv1d` is given.
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int, ratio: int, kernel_size: int, blocks: nn.Module, conv_options: dict
+    ) -> None:
+        super().__init__()
+        padding = (kernel_size - ratio) // 2
+        self.down = Conv1d(channels, out_channels, kernel_size, stride=ratio, padding=padding, **conv_options)
+        self.blocks = blocks
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        return self.blocks(self.down(F.leaky_relu(x, SLOPE), time), time)
+
+
+class HifiGanEncoder(nn.Module):
+    """A waveform `(batch, 1, samples)` to features `(batch, out_channels, frames)`: the generator mirrored.
+
+    Its norms over time look at the whole signal, so it cannot be streamed. A stage with an even `kernel - ratio` gives
+    `steps // ratio` steps.
+
+    Args:
+        out_channels: of the features.
+        channels: after the first convolution; doubled at every stage.
+        ratios, down_kernel_sizes, kernel_sizes, dilations, paired: as of the generator that it mirrors, whose stages
+            and blocks it has in reverse.
+        norm_channels: see `HifiGanFusion`.
+        fused: build plain weights where there would be weight norm; the last convolution has none.
+
+    Source: `Encoder` in `academicodec/models/hificodec/models.py`.
+    """
+
+    _LAST_KERNEL = 3
+
+    def __init__(
+        self,
+        out_channels: int,
+        channels: int,
+        ratios: Sequence[int],
+        down_kernel_sizes: Sequence[int],
+        kernel_sizes: Sequence[int],
+        dilations: Sequence[Sequence[int]],
+        paired: bool,
+        norm_channels: int,
+        fused: bool,
+    ) -> None:
+        super().__init__()
+        options = {"causal": False, "norm_type": "weight_norm", "fused": fused}
+        self.first = Conv1d(1, channels, _OUTER_KERNEL, **options)
+        stages = []
+        for ratio, down_kernel_size in zip(reversed(ratios), reversed(down_kernel_sizes), strict=True):
+            blocks = HifiGanFusion(
+                2 * channels, kernel_sizes[::-1], dilations[::-1], paired, options, norm_channels=norm_channels
+            )
+            stages.append(HifiGanDownStage(channels, 2 * channels, ratio, down_kernel_size, blocks, options))
+            channels *= 2
+        self.stages = nn.ModuleList(stages)
+        self.last = Conv1d(channels, out_channels, self._LAST_KERNEL, causal=False)
+
+    def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        x = self.first(x, time)
+        for stage in self.stages:
+            x = stage(x, time)
+        return self.last(F.leaky_relu(x, FINAL_SLOPE), time)

@@ -1,0 +1,84 @@
+"""HiFi-Codec against the original: codec, the quantizer's gradients, discriminators and their losses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+import codec_lm_hf
+from codec_lm_hf.conversion_scripts.discriminator import CONVERTER as DISCRIMINATOR
+from codec_lm_hf.conversion_scripts.engine import load_original
+from codec_lm_hf.modeling.discriminators import DiscriminatorOutput
+from tests.parity import hificodec_losses as losses
+from tests.parity.harness import Case, maps_with_logits
+
+# The tolerances of case.json.
+FLOAT = {"atol": 1e-4, "rtol": 1e-3}
+COMMITMENT_WEIGHT = 0.25
+PARTS = {"mpd": slice(0, 5), "msd": slice(5, 8), "mstftd": slice(8, None)}
+
+
+def check(case: Case, workspace: Path) -> None:
+    (checkpoint,) = [path for name in ("HiFi-Codec-*", "g_*") for path in case.folder.glob(name)]
+    widths = {name: case.meta["config"][name] for name in ("latent_dim", "encoder_base_channels")}
+    config = json.loads((case.folder / "config.json").read_text()) | widths
+    folder = codec_lm_hf.convert("hificodec", checkpoint, workspace / "codec", config=config)
+    model = codec_lm_hf.AutoCodecModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        check_codec(case, model)
+        check_discriminator(case)
+    check_training(case, model)
+
+
+def check_codec(case: Case, model) -> None:
+    audio = case.input("input_values")[:, None]
+    case.same("latents", model._encode_latents(audio), **FLOAT)
+    codes = model.encode(audio).audio_codes
+    case.same("codes", codes.transpose(1, 2))
+    case.same("embed", model.quantizer.decode(codes), **FLOAT)
+    case.same("quantized_first_layer", model.quantizer.decode(codes[:, : model.config.num_code_groups]), **FLOAT)
+    case.same("audio", model.decode(codes).audio_values, **FLOAT)
+    case.same("audio_from_quantized", model._decode_latents(case["quantized"]), **FLOAT)
+
+
+def check_training(case: Case, model) -> None:
+    latents = case["latents"].clone().requires_grad_()
+    output = model.quantizer(latents)
+    loss = output.codebook_loss + COMMITMENT_WEIGHT * output.commitment_loss
+    case.same("quantized", output.quantized.detach(), **FLOAT)
+    case.same("loss.quantizer", loss.detach(), **FLOAT)
+    total = (output.quantized * case.input("train.output_weight")).sum() + 10 * loss
+    case.same("train.loss", total.detach(), **FLOAT)
+    total.backward()
+    case.same("train.grad_latents", latents.grad, **FLOAT)
+    for index, layer in enumerate(model.quantizer.layers):
+        level, group = divmod(index, model.config.num_code_groups)
+        name = f"train.grad.quantizer_modules{'2' * level}.{group}.embedding.weight"
+        case.same(name, layer.codebook.embed.grad, **FLOAT)
+
+
+def check_discriminator(case: Case) -> None:
+    widths = case.meta["config"]["discriminator_widths"]
+    config = {"mpd": {"ch": widths["period"]}, "msd": {"ch": widths["scale"]}, "mstftd": widths["mstftd"]}
+    model = load_original(DISCRIMINATOR, case.folder / "do_00005000", DISCRIMINATOR.config_from_original(config))
+    real, fake = (model(case.input(f"disc.{side}_input")) for side in ("real", "fake"))
+    for family, parts in PARTS.items():
+        outputs = [DiscriminatorOutput(side.logits[parts], side.feature_maps[parts]) for side in (real, fake)]
+        check_scores(case, family, *outputs)
+        losses.check_adversarial(case, family, *outputs)
+        losses.check_features(case, family, *outputs)
+
+
+def check_scores(case: Case, family: str, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
+    # The original counts the logits of all but the spectral parts among the feature maps, and flattens them.
+    maps = real.feature_maps if family == "mstftd" else maps_with_logits(real)
+    for index in range(len(real.logits)):
+        for side, output in (("real", real), ("fake", fake)):
+            logits = output.logits[index]
+            case.same(
+                f"disc.{family}.{side}.{index}.score", logits if family == "mstftd" else logits.flatten(1), **FLOAT
+            )
+        means = torch.stack([feature_map.abs().mean() for feature_map in maps[index]])
+        case.same(f"disc.{family}.real.{index}.feat_abs_means", means, **FLOAT)
