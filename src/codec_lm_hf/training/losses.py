@@ -83,7 +83,7 @@ class MultiScaleSpectralLoss(nn.Module):
             the same on average.
 
     Raises:
-        ValueError: a term is unknown, or there is not one weight per scale.
+        ValueError: a term is unknown, there is not one weight per scale, or no scale would be drawn.
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class MultiScaleSpectralLoss(nn.Module):
         self.spectrograms = nn.ModuleList(spectrograms)
         if scale_weights is not None and len(scale_weights) != len(spectrograms):
             raise ValueError(f"scale_weights must have {len(spectrograms)} entries, got {len(scale_weights)}.")
+        if scales_per_step is not None and scales_per_step < 1:
+            raise ValueError(f"scales_per_step must be at least 1, got {scales_per_step}.")
         self.terms = dict(terms)
         self.scale_weights = None if scale_weights is None else tuple(scale_weights)
         self.scales_per_step = scales_per_step
