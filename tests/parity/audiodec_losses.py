@@ -1,0 +1,93 @@
+"""AudioDec's losses against the original; `audiodec_checks.py` calls these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from codec_lm_hf.training.losses import (
+    MultiScaleMelLoss,
+    MultiScaleStftLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    shape_loss,
+)
+from tests.parity.harness import Case
+
+# The tolerances of case.json.
+LOSS = {"atol": 1e-4, "rtol": 1e-3}
+KIND = "least_squares"
+
+
+def check_losses(case: Case) -> None:
+    """Every loss that needs no discriminator."""
+    audio, target = case.input("disc.fake_input"), case.input("disc.real_input")
+    settings = case.meta["config"]["autoencoder"]
+    mel, stft = settings["mel_loss_params"], settings["stft_loss_params"]
+    # The floor is Parallel WaveGAN's, which AudioDec builds on; the case is too loud to show it.
+    mel_loss = MultiScaleMelLoss(
+        mel["fs"],
+        mel["win_lengths"],
+        [mel["num_mels"]] * len(mel["win_lengths"]),
+        floor=1e-10,
+        hop_lengths=mel["hop_sizes"],
+        n_ffts=mel["fft_sizes"],
+        min_frequency=mel["fmin"],
+        max_frequency=mel["fmax"],
+        mel_scale="slaney",
+        mel_norm="slaney",
+        padding="reflect",
+        natural_log=mel["log_base"] is None,
+    )
+    first = mel_loss.spectrograms[0]
+    case.same("mel.real", first.log(first(target))[:, 0], **LOSS)
+    case.same("loss.mel", mel_loss(audio, target), **LOSS)
+    for name, term in {"loss.stft_sc": "convergence", "loss.stft_mag": "log"}.items():
+        stft_loss = MultiScaleStftLoss(
+            stft["win_lengths"],
+            stft["hop_sizes"],
+            stft["fft_sizes"],
+            terms={term: 1.0},
+            padding="reflect",
+            power_floor=1e-7,
+        )
+        case.same(name, stft_loss(audio, target), **LOSS)
+    case.same("loss.shape", shape_loss(audio, target, settings["shape_loss_params"]["winlen"]), **LOSS)
+
+
+def check_adversarial(case: Case, real: Sequence[Tensor], fake: Sequence[Tensor]) -> None:
+    """The discriminator's and the codec's loss from the scores of each part."""
+    settings = case.meta["config"]["autoencoder"]
+    ours, theirs = (
+        "mean" if settings[f"{who}_adv_loss_params"]["average_by_discriminators"] else "sum"
+        for who in ("generator", "discriminator")
+    )
+    case.same("loss.gen_adv", adversarial_loss(KIND, fake, ours), **LOSS)
+    # The original gives the halves of the discriminator's loss on their own; the first is what passing for real costs.
+    passing = adversarial_loss(KIND, real, theirs)
+    case.same("loss.dis_real", passing, **LOSS)
+    case.same("loss.dis_fake", discriminator_loss(KIND, real, fake, theirs) - passing, **LOSS)
+
+
+def check_features(
+    case: Case, real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], scores: Sequence[Sequence[Tensor]]
+) -> None:
+    """Feature matching.
+
+    Args:
+        case: with the settings.
+        real, fake: maps of each part, without its score.
+        scores: of the real and of the fake audio, for the settings that count a part's score among its maps.
+    """
+    settings = case.meta["config"]["autoencoder"]["feat_match_loss_params"]
+    if settings["include_final_outputs"]:
+        real, fake = (
+            [[*maps, score] for maps, score in zip(side, last, strict=True)]
+            for side, last in zip((real, fake), scores, strict=True)
+        )
+    layers, parts = ("mean" if settings[f"average_by_{what}"] else "sum" for what in ("layers", "discriminators"))
+    each = [feature_matching_loss([r], [f], relative=False, reduction=layers) for r, f in zip(real, fake, strict=True)]
+    case.same("loss.feat_match", getattr(torch.stack(each), parts)(), **LOSS)
