@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
+from codec_lm_hf.modeling.discriminators import DiscriminatorOutput
 from codec_lm_hf.training.losses import (
     MultiScaleMelLoss,
     MultiScaleStftLoss,
@@ -15,7 +13,7 @@ from codec_lm_hf.training.losses import (
     feature_matching_loss,
     shape_loss,
 )
-from tests.parity.harness import Case
+from tests.parity.harness import Case, maps_with_logits
 
 # The tolerances of case.json.
 LOSS = {"atol": 1e-4, "rtol": 1e-3}
@@ -58,36 +56,25 @@ def check_losses(case: Case) -> None:
     case.same("loss.shape", shape_loss(audio, target, settings["shape_loss_params"]["winlen"]), **LOSS)
 
 
-def check_adversarial(case: Case, real: Sequence[Tensor], fake: Sequence[Tensor]) -> None:
-    """The discriminator's and the codec's loss from the scores of each part."""
+def check_adversarial(case: Case, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
+    """The losses from what the discriminator says of `disc.real_input` and `disc.fake_input`."""
     settings = case.meta["config"]["autoencoder"]
     ours, theirs = (
         "mean" if settings[f"{who}_adv_loss_params"]["average_by_discriminators"] else "sum"
         for who in ("generator", "discriminator")
     )
-    case.same("loss.gen_adv", adversarial_loss(KIND, fake, ours), **LOSS)
+    case.same("loss.gen_adv", adversarial_loss(KIND, fake.logits, ours), **LOSS)
     # The original gives the halves of the discriminator's loss on their own; the first is what passing for real costs.
-    passing = adversarial_loss(KIND, real, theirs)
+    passing = adversarial_loss(KIND, real.logits, theirs)
     case.same("loss.dis_real", passing, **LOSS)
-    case.same("loss.dis_fake", discriminator_loss(KIND, real, fake, theirs) - passing, **LOSS)
+    case.same("loss.dis_fake", discriminator_loss(KIND, real.logits, fake.logits, theirs) - passing, **LOSS)
 
 
-def check_features(
-    case: Case, real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], scores: Sequence[Sequence[Tensor]]
-) -> None:
-    """Feature matching.
-
-    Args:
-        case: with the settings.
-        real, fake: maps of each part, without its score.
-        scores: of the real and of the fake audio, for the settings that count a part's score among its maps.
-    """
+def check_features(case: Case, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
+    """Feature matching on `disc.real_input` and `disc.fake_input`."""
     settings = case.meta["config"]["autoencoder"]["feat_match_loss_params"]
-    if settings["include_final_outputs"]:
-        real, fake = (
-            [[*maps, score] for maps, score in zip(side, last, strict=True)]
-            for side, last in zip((real, fake), scores, strict=True)
-        )
+    final = settings["include_final_outputs"]
+    sides = [maps_with_logits(side) if final else side.feature_maps for side in (real, fake)]
     layers, parts = ("mean" if settings[f"average_by_{what}"] else "sum" for what in ("layers", "discriminators"))
-    each = [feature_matching_loss([r], [f], relative=False, reduction=layers) for r, f in zip(real, fake, strict=True)]
+    each = [feature_matching_loss([r], [f], relative=False, reduction=layers) for r, f in zip(*sides, strict=True)]
     case.same("loss.feat_match", getattr(torch.stack(each), parts)(), **LOSS)

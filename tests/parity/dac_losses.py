@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
+from codec_lm_hf.modeling.discriminators import DiscriminatorOutput
 from codec_lm_hf.training.losses import (
     MultiScaleMelLoss,
     MultiScaleStftLoss,
@@ -63,12 +61,13 @@ def check_losses(case: Case) -> None:
     case.same("loss.sisdr", si_sdr_loss(target, audio), **LOSS)
 
 
-def check_adversarial(case: Case, real: Sequence[Tensor], fake: Sequence[Tensor]) -> None:
-    """The discriminator's and the codec's loss from the logits of each part."""
-    case.same("loss.disc", discriminator_loss(KIND, real, fake, "sum"), **LOSS)
-    case.same("loss.gen", adversarial_loss(KIND, fake, "sum"), **LOSS)
+def check_adversarial(case: Case, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
+    """The discriminator's and the codec's loss from what the discriminator says of `disc.real` and `disc.fake`."""
+    case.same("loss.disc", discriminator_loss(KIND, real.logits, fake.logits, "sum"), **LOSS)
+    case.same("loss.gen", adversarial_loss(KIND, fake.logits, "sum"), **LOSS)
 
 
-def check_features(case: Case, real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> None:
-    """Feature matching from the maps of each part, without the logits."""
-    case.same("loss.feat", feature_matching_loss(real, fake, relative=False, reduction="sum"), **LOSS)
+def check_features(case: Case, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
+    """Feature matching on `disc.real` and `disc.fake`."""
+    loss = feature_matching_loss(real.feature_maps, fake.feature_maps, relative=False, reduction="sum")
+    case.same("loss.feat", loss, **LOSS)

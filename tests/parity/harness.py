@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codec_lm_hf.modeling.discriminators import DiscriminatorOutput
 from codec_lm_hf.registry import FAMILIES
 
 PROJECT = Path(__file__).parents[2]
@@ -88,3 +89,8 @@ class Case:
         """Every tensor of the case must have been compared."""
         left = sorted(set(self.tensors) - self._compared)
         assert not left, f"{self.system}/{self.name}: tensors that no check knows: {left}"
+
+
+def maps_with_logits(output: DiscriminatorOutput) -> list[tuple[Tensor, ...]]:
+    """Each part's feature maps with its logits as the last of them, as some originals count them."""
+    return [(*maps, logits) for maps, logits in zip(output.feature_maps, output.logits, strict=True)]
