@@ -98,6 +98,7 @@ class MultiScaleSpectralLoss(nn.Module):
         if unknown or not terms:
             raise ValueError(f"terms must be one or more of {TERMS}, got {unknown or 'none'}.")
         self.spectrograms = nn.ModuleList(spectrograms)
+        self.window_sizes = tuple(spectrogram.window_size for spectrogram in spectrograms)
         if scale_weights is not None and len(scale_weights) != len(spectrograms):
             raise ValueError(f"scale_weights must have {len(spectrograms)} entries, got {len(scale_weights)}.")
         if scales_per_step is not None and scales_per_step < 1:
