@@ -62,12 +62,8 @@ def check_losses(case: Case) -> None:
 
 
 def check_adversarial(case: Case, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
-    """The discriminator's and the codec's loss from what the discriminator says of `disc.real` and `disc.fake`."""
+    """The losses from what the discriminator says of `disc.real` and `disc.fake`."""
     case.same("loss.disc", discriminator_loss(KIND, real.logits, fake.logits, "sum"), **LOSS)
     case.same("loss.gen", adversarial_loss(KIND, fake.logits, "sum"), **LOSS)
-
-
-def check_features(case: Case, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
-    """Feature matching on `disc.real` and `disc.fake`."""
     loss = feature_matching_loss(real.feature_maps, fake.feature_maps, relative=False, reduction="sum")
     case.same("loss.feat", loss, **LOSS)

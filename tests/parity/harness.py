@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codec_lm_hf.modeling.discriminators import DiscriminatorOutput
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
 from codec_lm_hf.registry import FAMILIES
 
 PROJECT = Path(__file__).parents[2]
@@ -89,6 +89,15 @@ class Case:
         """Every tensor of the case must have been compared."""
         left = sorted(set(self.tensors) - self._compared)
         assert not left, f"{self.system}/{self.name}: tensors that no check knows: {left}"
+
+
+def parts_of(discriminator: CodecDiscriminator, output: DiscriminatorOutput, kind: str) -> DiscriminatorOutput:
+    """What the parts of one kind say."""
+    places = [place for place, part in enumerate(discriminator.config.parts) if part["kind"] == kind]
+    return DiscriminatorOutput(
+        logits=tuple(output.logits[place] for place in places),
+        feature_maps=tuple(output.feature_maps[place] for place in places),
+    )
 
 
 def maps_with_logits(output: DiscriminatorOutput) -> list[tuple[Tensor, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codec_lm_hf.modeling.discriminators import DiscriminatorOutput
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
 from codec_lm_hf.training.losses import (
     MultiScaleMelLoss,
     adversarial_loss,
@@ -11,14 +11,13 @@ from codec_lm_hf.training.losses import (
     feature_matching_loss,
     time_l1,
 )
-from tests.parity.harness import Case, maps_with_logits
+from tests.parity.harness import Case, maps_with_logits, parts_of
 
 # The tolerances of case.json.
 SPECTRUM = {"atol": 2e-5, "rtol": 1e-4}
 LOSS = {"rtol": 1e-4}
 KIND = "least_squares"
-# The original doubles the feature loss.
-FEATURE_WEIGHT = 2.0
+FAMILIES = {"mpd": "period", "msd": "scale", "mstftd": "stft"}
 
 
 def mel_loss_of(case: Case, scale: int | None = None) -> MultiScaleMelLoss:
@@ -57,14 +56,15 @@ def check_losses(case: Case) -> None:
     case.same("distill.t_axis_intended", distillation_loss(features, teacher, axis="time"), **LOSS)
 
 
-def check_adversarial(case: Case, family: str, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
-    """The losses of a family of parts, `mpd`, `msd` or `mstftd`, on `disc.real` and `disc.fake`."""
-    case.same(f"loss.disc.{family}", discriminator_loss(KIND, real.logits, fake.logits, "sum"), **LOSS)
-    case.same(f"loss.adv.{family}", adversarial_loss(KIND, fake.logits, "sum"), **LOSS)
-
-
-def check_features(case: Case, family: str, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:
-    """Feature matching of a family of parts; the original counts the logits of `mpd` and `msd` among their maps."""
-    sides = [maps_with_logits(side) if family != "mstftd" else side.feature_maps for side in (real, fake)]
-    loss = feature_matching_loss(*sides, relative=False, reduction="sum")
-    case.same(f"loss.feat.{family}", FEATURE_WEIGHT * loss, **LOSS)
+def check_adversarial(
+    case: Case, discriminator: CodecDiscriminator, real: DiscriminatorOutput, fake: DiscriminatorOutput
+) -> None:
+    """The losses of each family of parts, from what the discriminator says of `disc.real` and `disc.fake`."""
+    for family, kind in FAMILIES.items():
+        ours, theirs = (parts_of(discriminator, output, kind) for output in (fake, real))
+        case.same(f"loss.disc.{family}", discriminator_loss(KIND, theirs.logits, ours.logits, "sum"), **LOSS)
+        case.same(f"loss.adv.{family}", adversarial_loss(KIND, ours.logits, "sum"), **LOSS)
+        # The original counts the logits of the other two among their maps, and doubles the loss.
+        maps = [side.feature_maps if family == "mstftd" else maps_with_logits(side) for side in (theirs, ours)]
+        feature = feature_matching_loss(*maps, relative=False, reduction="sum")
+        case.same(f"loss.feat.{family}", 2 * feature, **LOSS)

@@ -18,9 +18,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_utils import speed_metrics
 
+from ..configuration.discriminators import PART_DEFAULTS
 from ..evaluation.metrics import evaluate_pair
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..modeling.discriminators import CodecDiscriminator
+from ..modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
 from ..modeling.quantization.kmeans import broadcast
 from ..processing.audio import save_audio
 from .balancer import Balancer
@@ -56,6 +57,7 @@ class CodecTrainingArguments(TrainingArguments):
         adversarial_reduction, feature_reduction: `"mean"` or `"sum"`, over the discriminator's parts and over their
             maps.
         feature_relative: see `feature_matching_loss`.
+        feature_logits: kinds of the discriminator's parts (see `PART_DEFAULTS`) whose logits count among their maps.
         discriminator_start_step: the discriminator begins to learn here, and to judge after its head start.
         discriminator_head_start: steps that it learns before it judges. A codec that is already good outruns a fresh
             discriminator, which then learns nothing (its hinge loss stays at 2).
@@ -83,6 +85,7 @@ class CodecTrainingArguments(TrainingArguments):
     adversarial_reduction: str = field(default="mean")
     feature_reduction: str = field(default="mean")
     feature_relative: bool = field(default=True)
+    feature_logits: list[str] | None = field(default=None)
     discriminator_start_step: int = field(default=0)
     discriminator_head_start: int = field(default=0)
     discriminator_every: int = field(default=1)
@@ -99,6 +102,9 @@ class CodecTrainingArguments(TrainingArguments):
         for name in ("adversarial_reduction", "feature_reduction"):
             if getattr(self, name) not in REDUCTIONS:
                 raise ValueError(f"{name} must be one of {REDUCTIONS}, got {getattr(self, name)!r}.")
+        unknown = sorted(set(self.feature_logits or ()) - set(PART_DEFAULTS))
+        if unknown:
+            raise ValueError(f"feature_logits must be some of {tuple(PART_DEFAULTS)}, got {unknown}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 (no average) and less than 1, got {self.ema_decay}.")
         if self.discriminator_every < 1:
@@ -275,9 +281,20 @@ class CodecTrainer(Trainer):
         return {
             "adversarial": adversarial_loss(self.args.adversarial_kind, fake.logits, self.args.adversarial_reduction),
             "feature": feature_matching_loss(
-                real.feature_maps, fake.feature_maps, self.args.feature_relative, self.args.feature_reduction
+                self._matched_maps(real),
+                self._matched_maps(fake),
+                self.args.feature_relative,
+                self.args.feature_reduction,
             ),
         }
+
+    def _matched_maps(self, output: DiscriminatorOutput) -> list[tuple[Tensor, ...]]:
+        """Each part's feature maps, with its logits where `feature_logits` has its kind."""
+        kinds = [part["kind"] for part in self.discriminator.config.parts]
+        return [
+            (*maps, logits) if kind in (self.args.feature_logits or ()) else maps
+            for kind, maps, logits in zip(kinds, output.feature_maps, output.logits, strict=True)
+        ]
 
     def _train_discriminator(self, audio: Tensor, target: Tensor) -> None:
         both = self._prepared_discriminator(torch.cat([target, audio]))
