@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
 from codec_lm_hf.registry import FAMILIES
 
 PROJECT = Path(__file__).parents[2]
@@ -88,3 +89,17 @@ class Case:
         """Every tensor of the case must have been compared."""
         left = sorted(set(self.tensors) - self._compared)
         assert not left, f"{self.system}/{self.name}: tensors that no check knows: {left}"
+
+
+def parts_of(discriminator: CodecDiscriminator, output: DiscriminatorOutput, kind: str) -> DiscriminatorOutput:
+    """What the parts of one kind say."""
+    places = [place for place, part in enumerate(discriminator.config.parts) if part["kind"] == kind]
+    return DiscriminatorOutput(
+        logits=tuple(output.logits[place] for place in places),
+        feature_maps=tuple(output.feature_maps[place] for place in places),
+    )
+
+
+def maps_with_logits(output: DiscriminatorOutput) -> list[tuple[Tensor, ...]]:
+    """Each part's feature maps with its logits as the last of them, as some originals count them."""
+    return [(*maps, logits) for maps, logits in zip(output.feature_maps, output.logits, strict=True)]

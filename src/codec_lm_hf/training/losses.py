@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modeling.layers.stft import mel_filters
+from .spectrograms import MelSpectrogram, Spectrogram
 
 ADVERSARIAL = ("hinge", "least_squares")
+REDUCTIONS = ("mean", "sum")
 
 
 def time_l1(audio: Tensor, target: Tensor) -> Tensor:
@@ -18,28 +19,138 @@ def time_l1(audio: Tensor, target: Tensor) -> Tensor:
     return (audio - target).abs().mean()
 
 
-def _magnitudes(audio: Tensor, size: int, hop: int) -> Tensor:
-    """Magnitude spectra `(batch * channels, bins, frames)` of `(batch, channels, samples)`, Hann window."""
-    flat = audio.flatten(0, 1).float()
-    window = torch.hann_window(size, device=audio.device)
-    spectrum = torch.stft(
-        F.pad(flat, (size // 2, size // 2)), size, hop, window=window, center=False, return_complex=True
-    )
-    return torch.view_as_real(spectrum).square().sum(-1).clamp(min=1e-10).sqrt()
+def si_sdr_loss(audio: Tensor, target: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Negative scale-invariant signal-to-distortion ratio in dB of waveforms `(batch, channels, samples)`.
+
+    The channels of an item count as one signal; the mean over the batch is taken.
+
+    Args:
+        audio, target: waveforms.
+        epsilon: added to energies, so that silence and a perfect copy have a finite loss.
+
+    Source: Le Roux et al., 2019; as in DAC's toolbox (`SISDRLoss`), whose first argument is the target.
+    """
+    audio, target = (signal.flatten(1).float() for signal in (audio, target))
+    audio, target = audio - audio.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
+    scale = ((audio * target).sum(1, keepdim=True) + epsilon) / (target.square().sum(1, keepdim=True) + epsilon)
+    projection = scale * target
+    signal, noise = projection.square().sum(1), (audio - projection).square().sum(1)
+    return -10 * ((signal + epsilon) / (noise + epsilon)).log10().mean()
 
 
-class MultiScaleMelLoss(nn.Module):
-    """Mean absolute difference of log10 mel spectra at several window sizes, hop a quarter of the window.
+def shape_loss(audio: Tensor, target: Tensor, window_sizes: Sequence[int]) -> Tensor:
+    """Mean absolute difference of envelopes: the largest magnitude in each of adjoining windows.
+
+    Args:
+        audio, target: waveforms `(batch, channels, samples)`.
+        window_sizes: samples; the mean over these is taken.
+
+    Source: the waveform shape loss of AudioDec's code.
+    """
+    losses = [
+        (F.max_pool1d(audio.abs(), size) - F.max_pool1d(target.abs(), size)).abs().mean() for size in window_sizes
+    ]
+    return torch.stack(losses).mean()
+
+
+def _mean_absolute(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours - theirs).abs().mean()
+
+
+def _mean_square(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours - theirs).square().mean()
+
+
+def _convergence(ours: Tensor, theirs: Tensor) -> Tensor:
+    return torch.linalg.norm(theirs - ours) / torch.linalg.norm(theirs).clamp(min=1e-5)
+
+
+_LINEAR_TERMS = {"linear": _mean_absolute, "convergence": _convergence}
+_LOG_TERMS = {"log": _mean_absolute, "log_square": _mean_square}
+TERMS = (*_LINEAR_TERMS, *_LOG_TERMS)
+
+
+class MultiScaleSpectralLoss(nn.Module):
+    """Distance of spectrograms at several scales.
+
+    Args:
+        spectrograms: one per scale.
+        terms: weights of what is measured at each scale. `"linear"`, `"log"`: mean absolute difference of the values
+            and of their logarithms; `"log_square"`: mean squared difference of the logarithms; `"convergence"`: norm
+            of the difference over the target's norm.
+        scale_weights: weight of each scale in the sum; by default the mean over the scales is taken.
+        scales_per_step: in training, draw this many of the scales at random each time; all by default. Cheaper, and
+            the same on average.
+
+    Raises:
+        ValueError: a term is unknown, there is not one weight per scale, or no scale would be drawn.
+    """
+
+    def __init__(
+        self,
+        spectrograms: Sequence[Spectrogram],
+        terms: Mapping[str, float],
+        scale_weights: Sequence[float] | None = None,
+        scales_per_step: int | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(terms) - set(TERMS))
+        if unknown or not terms:
+            raise ValueError(f"terms must be one or more of {TERMS}, got {unknown or 'none'}.")
+        self.spectrograms = nn.ModuleList(spectrograms)
+        self.window_sizes = tuple(spectrogram.window_size for spectrogram in spectrograms)
+        if scale_weights is not None and len(scale_weights) != len(spectrograms):
+            raise ValueError(f"scale_weights must have {len(spectrograms)} entries, got {len(scale_weights)}.")
+        if scales_per_step is not None and scales_per_step < 1:
+            raise ValueError(f"scales_per_step must be at least 1, got {scales_per_step}.")
+        self.terms = dict(terms)
+        self.scale_weights = None if scale_weights is None else tuple(scale_weights)
+        self.scales_per_step = scales_per_step
+
+    def forward(self, audio: Tensor, target: Tensor) -> Tensor:
+        """Loss (scalar) between waveforms `(batch, channels, samples)`, over the frames that both have."""
+        loss, scales = audio.new_zeros(()), range(len(self.spectrograms))
+        if self.scales_per_step is not None and torch.is_grad_enabled():
+            scales = torch.randperm(len(scales))[: self.scales_per_step].tolist()
+        for scale in scales:
+            weight = 1.0 if self.scale_weights is None else self.scale_weights[scale] * len(self.spectrograms)
+            for term in self._distances(self.spectrograms[scale], audio, target):
+                loss = loss + weight * term
+        return loss / len(scales)
+
+    def _distances(self, spectrogram: Spectrogram, audio: Tensor, target: Tensor) -> list[Tensor]:
+        ours = spectrogram(audio)
+        with torch.no_grad():
+            theirs = spectrogram(target)
+        frames = min(ours.shape[-1], theirs.shape[-1])
+        ours, theirs = ours[..., :frames], theirs[..., :frames]
+        distances = [
+            self.terms[term] * _LINEAR_TERMS[term](ours, theirs) for term in self.terms if term in _LINEAR_TERMS
+        ]
+        if len(distances) < len(self.terms):
+            ours, theirs = spectrogram.log(ours), spectrogram.log(theirs)
+            distances += [
+                self.terms[term] * _LOG_TERMS[term](ours, theirs) for term in self.terms if term in _LOG_TERMS
+            ]
+        return distances
+
+
+class MultiScaleMelLoss(MultiScaleSpectralLoss):
+    """Distance of mel spectra at several window sizes; by default the mean absolute difference of their log10.
 
     Args:
         sampling_rate: Hz.
         window_sizes: samples.
         num_mels: bands at each size; a size gets fewer where its bins do not suffice.
-        floor: magnitudes below this count as silence.
-        scales_per_step: in training, draw this many of the sizes at random each time; all by default. Cheaper, and the
-            same on average.
+        floor: values below this count as silence.
+        scales_per_step: see `MultiScaleSpectralLoss`.
+        hop_lengths: at each size; a quarter of the window by default.
+        n_ffts: at each size; the window by default.
+        terms, scale_weights: see `MultiScaleSpectralLoss`.
+        **spectrogram: of every size, see `MelSpectrogram`.
 
     Source: the reconstruction loss of Descript's codec (Kumar et al., 2023, section 3.4), after Yamamoto et al., 2020.
+    `docs/losses.md` has the arguments of other papers.
     """
 
     def __init__(
@@ -49,116 +160,156 @@ class MultiScaleMelLoss(nn.Module):
         num_mels: Sequence[int] = (12, 24, 48, 80, 80),
         floor: float = 1e-4,
         scales_per_step: int | None = None,
+        hop_lengths: Sequence[int] | None = None,
+        n_ffts: Sequence[int] | None = None,
+        terms: Mapping[str, float] | None = None,
+        scale_weights: Sequence[float] | None = None,
+        **spectrogram,
     ) -> None:
-        super().__init__()
-        self.scales_per_step = scales_per_step
-        if len(window_sizes) != len(num_mels):
-            raise ValueError(f"window_sizes and num_mels differ in length: {len(window_sizes)} and {len(num_mels)}.")
-        self.window_sizes = tuple(window_sizes)
-        self.floor = floor
-        for size, mels in zip(window_sizes, num_mels, strict=True):
-            self.register_buffer(f"filters_{size}", mel_filters(sampling_rate, size, mels), persistent=False)
-
-    def forward(self, audio: Tensor, target: Tensor) -> Tensor:
-        """Loss (scalar) between waveforms `(batch, channels, samples)`."""
-        loss, sizes = audio.new_zeros(()), self.window_sizes
-        if self.scales_per_step is not None and torch.is_grad_enabled():
-            sizes = [sizes[place] for place in torch.randperm(len(sizes))[: self.scales_per_step].tolist()]
-        for size in sizes:
-            ours = self._log_mel(audio, size)
-            with torch.no_grad():
-                theirs = self._log_mel(target, size)
-            loss = loss + (ours - theirs).abs().mean()
-        return loss / len(sizes)
-
-    def _log_mel(self, audio: Tensor, size: int) -> Tensor:
-        mel = torch.matmul(getattr(self, f"filters_{size}"), _magnitudes(audio, size, size // 4))
-        return mel.clamp(min=self.floor).log10()
+        scales = _scales(window_sizes, num_mels=num_mels, hop_lengths=hop_lengths, n_ffts=n_ffts)
+        super().__init__(
+            [MelSpectrogram(sampling_rate, log_floor=floor, **scale, **spectrogram) for scale in scales],
+            {"log": 1.0} if terms is None else terms,
+            scale_weights,
+            scales_per_step,
+        )
 
 
-class MultiScaleStftLoss(nn.Module):
-    """Spectral convergence plus log-magnitude distance at several window sizes, hop a quarter of the window.
+class MultiScaleStftLoss(MultiScaleSpectralLoss):
+    """Distance of spectra at several window sizes; by default spectral convergence and natural logarithms.
 
     Args:
         window_sizes: samples.
+        hop_lengths: at each size; a quarter of the window by default.
+        n_ffts: at each size; the window by default.
+        terms, scale_weights: see `MultiScaleSpectralLoss`.
+        natural_log, **spectrogram: of every size, see `Spectrogram`.
 
-    Source: Yamamoto et al., 2020, "Parallel WaveGAN", section 2.2.
+    Source: Yamamoto et al., 2020, "Parallel WaveGAN", section 2.2. `docs/losses.md` has the arguments of other papers.
     """
 
-    def __init__(self, window_sizes: Sequence[int] = (512, 1024, 2048)) -> None:
-        super().__init__()
-        self.window_sizes = tuple(window_sizes)
+    def __init__(
+        self,
+        window_sizes: Sequence[int] = (512, 1024, 2048),
+        hop_lengths: Sequence[int] | None = None,
+        n_ffts: Sequence[int] | None = None,
+        terms: Mapping[str, float] | None = None,
+        scale_weights: Sequence[float] | None = None,
+        natural_log: bool = True,
+        **spectrogram,
+    ) -> None:
+        scales = _scales(window_sizes, hop_lengths=hop_lengths, n_ffts=n_ffts)
+        super().__init__(
+            [Spectrogram(natural_log=natural_log, **scale, **spectrogram) for scale in scales],
+            {"convergence": 1.0, "log": 1.0} if terms is None else terms,
+            scale_weights,
+        )
 
-    def forward(self, audio: Tensor, target: Tensor) -> Tensor:
-        """Loss (scalar) between waveforms `(batch, channels, samples)`."""
-        loss = audio.new_zeros(())
-        for size in self.window_sizes:
-            ours = _magnitudes(audio, size, size // 4)
-            with torch.no_grad():
-                theirs = _magnitudes(target, size, size // 4)
-            convergence = torch.linalg.norm(theirs - ours) / torch.linalg.norm(theirs).clamp(min=1e-5)
-            loss = loss + convergence + (theirs.log() - ours.log()).abs().mean()
-        return loss / len(self.window_sizes)
+
+def _scales(window_sizes: Sequence[int], **given: Sequence[int] | None) -> list[dict[str, int]]:
+    """The arguments of each scale's spectrogram; what is not given is left out."""
+    names = {"num_mels": "num_mels", "hop_lengths": "hop_length", "n_ffts": "n_fft"}
+    scales = [{"window_size": size} for size in window_sizes]
+    for name, values in given.items():
+        if values is None:
+            continue
+        if len(values) != len(scales):
+            raise ValueError(f"window_sizes and {name} differ in length: {len(scales)} and {len(values)}.")
+        for scale, value in zip(scales, values, strict=True):
+            scale[names[name]] = value
+    return scales
 
 
-def discriminator_loss(kind: str, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """What a discriminator minimises, mean over its parts.
+def distillation_loss(features: Tensor, teacher: Tensor, axis: str = "dimension") -> Tensor:
+    """Distance of a codec's semantic features to a teacher's, over the frames that both have.
+
+    Args:
+        features, teacher: `(batch, frames, dim)`.
+        axis: `"dimension"`: the cosine similarity, over time, of each dimension; `"time"`: that of each frame, and the
+            mean absolute difference. Its negative log-sigmoid is averaged.
+
+    Source: SpeechTokenizer (Zhang et al., 2024), section 3.2.
+    """
+    _check("axis", axis, ("dimension", "time"))
+    frames = min(features.shape[1], teacher.shape[1])
+    features, teacher = features[:, :frames], teacher[:, :frames]
+    similarity = F.cosine_similarity(features, teacher, dim=1 if axis == "dimension" else 2)
+    loss = -F.logsigmoid(similarity).mean()
+    return loss if axis == "dimension" else loss + (features - teacher).abs().mean()
+
+
+def discriminator_loss(kind: str, real: Sequence[Tensor], fake: Sequence[Tensor], reduction: str = "mean") -> Tensor:
+    """What a discriminator minimises.
 
     Args:
         kind: `"hinge"` or `"least_squares"`.
         real, fake: logits of each part.
+        reduction: over the parts, `"mean"` or `"sum"`.
     """
-    _check_kind(kind)
+    _check("adversarial loss", kind, ADVERSARIAL)
     if kind == "hinge":
         losses = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
     else:
         losses = [(1 - r.float()).square().mean() + f.float().square().mean() for r, f in zip(real, fake, strict=True)]
-    return torch.stack(losses).mean()
+    return _reduce(losses, reduction)
 
 
-def adversarial_loss(kind: str, fake: Sequence[Tensor]) -> Tensor:
-    """What the codec minimises to pass for real, mean over the discriminator's parts."""
-    _check_kind(kind)
+def adversarial_loss(kind: str, fake: Sequence[Tensor], reduction: str = "mean") -> Tensor:
+    """What the codec minimises to pass for real; the arguments are those of `discriminator_loss`."""
+    _check("adversarial loss", kind, ADVERSARIAL)
     if kind == "hinge":
         losses = [F.relu(1 - f.float()).mean() for f in fake]
     else:
         losses = [(1 - f.float()).square().mean() for f in fake]
-    return torch.stack(losses).mean()
+    return _reduce(losses, reduction)
 
 
-def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Mean absolute difference of a discriminator's feature maps, each relative to the size of the real one.
+def feature_matching_loss(
+    real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], relative: bool = True, reduction: str = "mean"
+) -> Tensor:
+    """Mean absolute difference of a discriminator's feature maps.
 
-    Source: EnCodec, section 3.4.
+    Args:
+        real, fake: maps of each part. Papers that count the logits among them (HiFi-GAN) append them to a part's maps.
+        relative: divide each difference by the size of the real map (EnCodec, section 3.4).
+        reduction: over all maps of all parts, `"mean"` or `"sum"`.
     """
     losses = [
-        _RelativeL1.apply(f, r)
+        _MapDistance.apply(f, r, relative)
         for real_maps, fake_maps in zip(real, fake, strict=True)
         for r, f in zip(real_maps, fake_maps, strict=True)
     ]
-    return torch.stack(losses).mean()
+    return _reduce(losses, reduction)
 
 
-class _RelativeL1(torch.autograd.Function):
-    """Sum of |fake - real| over sum of |real|, as float32; gradient to `fake` only.
+class _MapDistance(torch.autograd.Function):
+    """Sum of |fake - real| over sum of |real| or over their number, as float32; gradient to `fake` only.
 
     The maps are the largest tensors of a training step. Plain operations would copy them to float32 and give gradients
     in another memory layout; this takes half the time.
     """
 
     @staticmethod
-    def forward(ctx, fake: Tensor, real: Tensor) -> Tensor:
+    def forward(ctx, fake: Tensor, real: Tensor, relative: bool) -> Tensor:
         difference = fake - real
-        size = real.abs().sum(dtype=torch.float32).clamp(min=1e-5 * real.numel())
+        if relative:
+            size = real.abs().sum(dtype=torch.float32).clamp(min=1e-5 * real.numel())
+        else:
+            size = difference.new_tensor(real.numel(), dtype=torch.float32)
         ctx.save_for_backward(difference, size)
         return difference.abs().sum(dtype=torch.float32) / size
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         difference, size = ctx.saved_tensors
-        return difference.sgn().mul_(gradient / size), None
+        return difference.sgn().mul_(gradient / size), None, None
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in ADVERSARIAL:
-        raise ValueError(f"adversarial loss must be one of {ADVERSARIAL}, got {kind!r}.")
+def _reduce(losses: list[Tensor], reduction: str) -> Tensor:
+    _check("reduction", reduction, REDUCTIONS)
+    return torch.stack(losses).mean() if reduction == "mean" else torch.stack(losses).sum()
+
+
+def _check(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {known}, got {value!r}.")

@@ -18,15 +18,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_utils import speed_metrics
 
+from ..configuration.discriminators import PART_DEFAULTS
 from ..evaluation.metrics import evaluate_pair
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..modeling.discriminators import CodecDiscriminator
+from ..modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
 from ..modeling.quantization.kmeans import broadcast
 from ..processing.audio import save_audio
 from .balancer import Balancer
 from .data import collate
 from .losses import (
     ADVERSARIAL,
+    REDUCTIONS,
     MultiScaleMelLoss,
     MultiScaleStftLoss,
     adversarial_loss,
@@ -47,10 +49,15 @@ class CodecTrainingArguments(TrainingArguments):
         commitment_weight, codebook_weight: of the quantizers' losses; a codec whose codebooks follow moving averages
             has no codebook loss.
         mel_scales_per_step: see `MultiScaleMelLoss`.
+        mel_loss_kwargs, stft_loss_kwargs: other arguments of `MultiScaleMelLoss` and `MultiScaleStftLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
         balance_losses: use EnCodec's balancer: the weights (but for the quantizers' losses) are then shares of the
             gradient.
         adversarial_kind: `"hinge"` or `"least_squares"`.
+        adversarial_reduction, feature_reduction: `"mean"` or `"sum"`, over the discriminator's parts and over their
+            maps.
+        feature_relative: see `feature_matching_loss`.
+        feature_logits: kinds of the discriminator's parts (see `PART_DEFAULTS`) whose logits count among their maps.
         discriminator_start_step: the discriminator begins to learn here, and to judge after its head start.
         discriminator_head_start: steps that it learns before it judges. A codec that is already good outruns a fresh
             discriminator, which then learns nothing (its hinge loss stays at 2).
@@ -67,12 +74,18 @@ class CodecTrainingArguments(TrainingArguments):
     mel_weight: float = field(default=1.0)
     stft_weight: float = field(default=0.0)
     mel_scales_per_step: int | None = field(default=None)
+    mel_loss_kwargs: dict | None = field(default=None)
+    stft_loss_kwargs: dict | None = field(default=None)
     commitment_weight: float = field(default=0.25)
     codebook_weight: float = field(default=1.0)
     adversarial_weight: float = field(default=1.0)
     feature_weight: float = field(default=2.0)
     balance_losses: bool = field(default=False)
     adversarial_kind: str = field(default="hinge")
+    adversarial_reduction: str = field(default="mean")
+    feature_reduction: str = field(default="mean")
+    feature_relative: bool = field(default=True)
+    feature_logits: list[str] | None = field(default=None)
     discriminator_start_step: int = field(default=0)
     discriminator_head_start: int = field(default=0)
     discriminator_every: int = field(default=1)
@@ -86,6 +99,12 @@ class CodecTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.adversarial_kind not in ADVERSARIAL:
             raise ValueError(f"adversarial_kind must be one of {ADVERSARIAL}, got {self.adversarial_kind!r}.")
+        for name in ("adversarial_reduction", "feature_reduction"):
+            if getattr(self, name) not in REDUCTIONS:
+                raise ValueError(f"{name} must be one of {REDUCTIONS}, got {getattr(self, name)!r}.")
+        unknown = sorted(set(self.feature_logits or ()) - set(PART_DEFAULTS))
+        if unknown:
+            raise ValueError(f"feature_logits must be some of {tuple(PART_DEFAULTS)}, got {unknown}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 (no average) and less than 1, got {self.ema_decay}.")
         if self.discriminator_every < 1:
@@ -166,10 +185,10 @@ class CodecTrainer(Trainer):
         self.discriminator = discriminator
         if discriminator is not None:
             discriminator.to(args.device)
-        self.mel_loss = MultiScaleMelLoss(model.config.sampling_rate, scales_per_step=args.mel_scales_per_step).to(
-            args.device
-        )
-        self.stft_loss = MultiScaleStftLoss()
+        self.mel_loss = MultiScaleMelLoss(
+            model.config.sampling_rate, scales_per_step=args.mel_scales_per_step, **(args.mel_loss_kwargs or {})
+        ).to(args.device)
+        self.stft_loss = MultiScaleStftLoss(**(args.stft_loss_kwargs or {})).to(args.device)
         self.balancer = Balancer(self._weights(adversarial=True)) if args.balance_losses else None
         self.averaged = None
         if args.ema_decay:
@@ -260,14 +279,27 @@ class CodecTrainer(Trainer):
                 real = self.discriminator(target)
         self.discriminator.requires_grad_(True)
         return {
-            "adversarial": adversarial_loss(self.args.adversarial_kind, fake.logits),
-            "feature": feature_matching_loss(real.feature_maps, fake.feature_maps),
+            "adversarial": adversarial_loss(self.args.adversarial_kind, fake.logits, self.args.adversarial_reduction),
+            "feature": feature_matching_loss(
+                self._matched_maps(real),
+                self._matched_maps(fake),
+                self.args.feature_relative,
+                self.args.feature_reduction,
+            ),
         }
+
+    def _matched_maps(self, output: DiscriminatorOutput) -> list[tuple[Tensor, ...]]:
+        """Each part's feature maps, with its logits where `feature_logits` has its kind."""
+        kinds = [part["kind"] for part in self.discriminator.config.parts]
+        return [
+            (*maps, logits) if kind in (self.args.feature_logits or ()) else maps
+            for kind, maps, logits in zip(kinds, output.feature_maps, output.logits, strict=True)
+        ]
 
     def _train_discriminator(self, audio: Tensor, target: Tensor) -> None:
         both = self._prepared_discriminator(torch.cat([target, audio]))
         real, fake = zip(*[logits.chunk(2) for logits in both["logits"]], strict=True)
-        loss = discriminator_loss(self.args.adversarial_kind, real, fake)
+        loss = discriminator_loss(self.args.adversarial_kind, real, fake, self.args.adversarial_reduction)
         self._record({"discriminator": loss})
         self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
         if self.args.max_grad_norm and self.accelerator.sync_gradients:

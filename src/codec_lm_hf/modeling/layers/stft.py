@@ -86,15 +86,32 @@ class InverseStft(OverlapAdd):
         return signal / energy.clamp(min=1e-3)
 
 
-def mel_filters(sampling_rate: int, window_size: int, num_mels: int) -> Tensor:
-    """Triangular mel filters `(num_mels, window_size // 2 + 1)` from 0 Hz to Nyquist, unit peak (HTK scale)."""
+def mel_filters(
+    sampling_rate: int,
+    window_size: int,
+    num_mels: int,
+    min_frequency: float = 0.0,
+    max_frequency: float | None = None,
+    mel_scale: str = "htk",
+    mel_norm: str | None = None,
+) -> Tensor:
+    """Triangular mel filters `(num_mels, window_size // 2 + 1)`.
+
+    Args:
+        sampling_rate: Hz.
+        window_size: samples of the FFT.
+        num_mels: filters.
+        min_frequency, max_frequency: Hz, the outer feet of the first and the last filter; 0 and Nyquist by default.
+        mel_scale: `"htk"` (torchaudio's default) or `"slaney"` (librosa's).
+        mel_norm: None for unit peaks (torchaudio's default), `"slaney"` for unit areas in Hz (librosa's).
+    """
     bank = mel_filter_bank(
         num_frequency_bins=window_size // 2 + 1,
         num_mel_filters=num_mels,
-        min_frequency=0.0,
-        max_frequency=sampling_rate / 2,
+        min_frequency=min_frequency,
+        max_frequency=sampling_rate / 2 if max_frequency is None else max_frequency,
         sampling_rate=sampling_rate,
-        norm=None,
-        mel_scale="htk",
+        norm=mel_norm,
+        mel_scale=mel_scale,
     )
     return torch.from_numpy(bank.T.copy()).float()
