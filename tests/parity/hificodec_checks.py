@@ -12,12 +12,10 @@ from codec_lm_hf.conversion_scripts.discriminator import CONVERTER as DISCRIMINA
 from codec_lm_hf.conversion_scripts.engine import load_original
 from codec_lm_hf.modeling.discriminators import DiscriminatorOutput
 from tests.parity import hificodec_losses as losses
-from tests.parity.harness import Case, maps_with_logits
+from tests.parity.harness import Case, maps_with_logits, parts_of
 
 # The tolerances of case.json.
 FLOAT = {"atol": 1e-4, "rtol": 1e-3}
-COMMITMENT_WEIGHT = 0.25
-PARTS = {"mpd": slice(0, 5), "msd": slice(5, 8), "mstftd": slice(8, None)}
 
 
 def check(case: Case, workspace: Path) -> None:
@@ -46,12 +44,13 @@ def check_codec(case: Case, model) -> None:
 def check_training(case: Case, model) -> None:
     latents = case["latents"].clone().requires_grad_()
     output = model.quantizer(latents)
-    loss = output.codebook_loss + COMMITMENT_WEIGHT * output.commitment_loss
+    settings = case.meta["config"]["json"]
+    loss = settings["codebook_loss_lambda"] * output.codebook_loss
+    loss = loss + settings["commitment_loss_lambda"] * output.commitment_loss
     case.same("quantized", output.quantized.detach(), **FLOAT)
     case.same("loss.quantizer", loss.detach(), **FLOAT)
-    total = (output.quantized * case.input("train.output_weight")).sum() + 10 * loss
-    case.same("train.loss", total.detach(), **FLOAT)
-    total.backward()
+    case.same("train.loss", loss.detach(), **FLOAT)
+    ((output.quantized * case.input("train.output_weight")).sum() + 10 * loss).backward()
     case.same("train.grad_latents", latents.grad, **FLOAT)
     for index, layer in enumerate(model.quantizer.layers):
         level, group = divmod(index, model.config.num_code_groups)
@@ -64,11 +63,9 @@ def check_discriminator(case: Case) -> None:
     config = {"mpd": {"ch": widths["period"]}, "msd": {"ch": widths["scale"]}, "mstftd": widths["mstftd"]}
     model = load_original(DISCRIMINATOR, case.folder / "do_00005000", DISCRIMINATOR.config_from_original(config))
     real, fake = (model(case.input(f"disc.{side}_input")) for side in ("real", "fake"))
-    for family, parts in PARTS.items():
-        outputs = [DiscriminatorOutput(side.logits[parts], side.feature_maps[parts]) for side in (real, fake)]
-        check_scores(case, family, *outputs)
-        losses.check_adversarial(case, family, *outputs)
-        losses.check_features(case, family, *outputs)
+    losses.check_adversarial(case, model, real, fake)
+    for family, kind in losses.FAMILIES.items():
+        check_scores(case, family, *(parts_of(model, side, kind) for side in (real, fake)))
 
 
 def check_scores(case: Case, family: str, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> None:

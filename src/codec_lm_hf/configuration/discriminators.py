@@ -70,6 +70,9 @@ PART_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 NORM_TYPES = ("weight_norm", "spectral_norm", "none")
 HIFIGAN_PERIODS = (2, 3, 5, 7, 11)
+# FFT sizes, in the order of EnCodec's code; three of them in the code, all five in the paper (section 3.4).
+ENCODEC_SIZES = (1024, 2048, 512)
+ENCODEC_PAPER_SIZES = (1024, 2048, 512, 256, 128)
 
 
 def period_parts(periods: Sequence[int] = HIFIGAN_PERIODS, **options) -> list[dict]:
@@ -87,7 +90,7 @@ def scale_parts(count: int = 3, first_norm_type: str = "spectral_norm", **option
 
 
 def stft_parts(
-    n_ffts: Sequence[int] = (1024, 2048, 512),
+    n_ffts: Sequence[int] = ENCODEC_SIZES,
     hop_lengths: Sequence[int] | None = None,
     win_lengths: Sequence[int] | None = None,
     **options,
@@ -149,11 +152,10 @@ class CodecDiscriminatorConfig(PresetConfig):
     model_type = "codec_discriminator"
     presets: ClassVar[dict[str, dict]] = {
         "encodec": {},
-        # All five scales of the paper (section 3.4).
-        "encodec_paper": {"parts": stft_parts((2048, 1024, 512, 256, 128))},
+        "encodec_paper": {"parts": stft_parts(ENCODEC_PAPER_SIZES)},
         "hifigan": {"parts": period_parts() + scale_parts()},
-        "hificodec": {"parts": period_parts() + scale_parts() + stft_parts()},
-        "speechtokenizer": {"parts": period_parts() + scale_parts() + stft_parts((1024, 2048, 512, 256, 128))},
+        "hificodec": {"parts": period_parts() + scale_parts() + stft_parts(ENCODEC_PAPER_SIZES)},
+        "speechtokenizer": {"parts": period_parts() + scale_parts() + stft_parts(ENCODEC_PAPER_SIZES)},
         "audiodec": {"parts": _AUDIODEC_SCALES + _AUDIODEC_PERIODS},
         "audiodec_univ": {
             "parts": magnitude_parts((1024, 2048, 512), (120, 240, 50), (600, 1200, 240)) + _AUDIODEC_PERIODS

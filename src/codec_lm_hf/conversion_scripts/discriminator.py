@@ -7,6 +7,7 @@ package, the trainer checkpoints of AudioDec, and FunCodec's `model.pth`.
 from __future__ import annotations
 
 from ..configuration.discriminators import (
+    ENCODEC_PAPER_SIZES,
     HIFIGAN_PERIODS,
     CodecDiscriminatorConfig,
     band_parts,
@@ -93,7 +94,7 @@ def config_from_original(original: dict) -> CodecDiscriminatorConfig:
 def _stft(options: dict) -> list[dict]:
     names = {"norm": "norm_type"}
     known = {names.get(name, name): value for name, value in options.items()}
-    return stft_parts(**{"n_ffts": (1024, 2048, 512), **known})
+    return stft_parts(**known)
 
 
 def _from_encodec(original: dict) -> CodecDiscriminatorConfig:
@@ -112,7 +113,7 @@ def _from_hifigan_relative(original: dict) -> CodecDiscriminatorConfig:
     return CodecDiscriminatorConfig(
         parts=period_parts(period.get("periods", HIFIGAN_PERIODS), **widths)
         + scale_parts(scale.get("n", 3), **scale_widths)
-        + _stft(original["mstftd"])
+        + _stft({"n_ffts": ENCODEC_PAPER_SIZES, **original["mstftd"]})
     )
 
 

@@ -19,7 +19,7 @@ from ..hub import HubModelMixin
 from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
 from .layers.snake import Snake
 from .layers.stft import HannWindow
-from .layers.streaming import Stream, TimeContext, pieces
+from .layers.streaming import Stream, TimeContext, pieces, zero_padding
 from .quantization import Codebook, EuclideanCodebook, LearnedCodebook, QuantizerOutput, ResidualVectorQuantizer
 
 
@@ -357,7 +357,9 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
                 audio[..., done : done + part.shape[-1]] = part
                 done += part.shape[-1]
             return audio[..., :done]
-        return self._decode_latents(self._dequantize(codes), None if mask is None else TimeContext(mask.sum(-1)))
+        time = None if mask is None else TimeContext(mask.sum(-1))
+        # Afterwards the context holds the rows' lengths in samples.
+        return zero_padding(self._decode_latents(self._dequantize(codes), time), time)
 
     def _dequantize(self, codes: Tensor) -> Tensor:
         return self.quantizer.decode(codes).to(self.dtype)
