@@ -54,7 +54,8 @@ def prepare_recipe(folder: Path) -> None:
     recipe = yaml.safe_load((PROJECT / "recipes" / "bundled_codec.yaml").read_text())
     recipe["model"] |= {"hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1, "codebook_size": 16}
     recipe["model"] |= {"kmeans_iterations": 1}
-    recipe["discriminator"] |= {"filters": 2}
+    for part in recipe["discriminator"]["parts"]:
+        part["filters"] = 2
     recipe["data"] |= {"eval_limit": 1, "eval_seconds": 0.5}
     recipe["training"] |= {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0, "bf16": False}
     recipe["training"] |= {"lr_scheduler_kwargs": {"num_decay_steps": 1}}
