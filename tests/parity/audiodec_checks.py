@@ -1,0 +1,92 @@
+"""AudioDec against the original: autoencoder, vocoder, its own way to stream, and the quantizer's training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import codec_lm_hf
+from codec_lm_hf.conversion_scripts.engine import read_config_file
+from tests.parity.harness import Case
+
+# The tolerance of case.json.
+FLOAT = {"atol": 1e-4, "rtol": 1e-3}
+
+
+def check(case: Case, workspace: Path) -> None:
+    autoencoder, vocoder = published(case, workspace)
+    folders = {
+        "symmetric": codec_lm_hf.convert("audiodec", autoencoder, workspace / "symmetric"),
+        "vocoder": codec_lm_hf.convert("audiodec", vocoder, workspace / "vocoder"),
+    }
+    sources = json.loads((folders["vocoder"] / "conversion.json").read_text())["source"]
+    assert set(sources) == {str(path.relative_to(workspace / "exp")) for path in (autoencoder, vocoder)}
+    models = {name: codec_lm_hf.AutoCodecModel.from_pretrained(folder).eval() for name, folder in folders.items()}
+    with torch.no_grad():
+        check_codec(case, models)
+    check_training_step(case, models["symmetric"])
+
+
+def published(case: Case, workspace: Path) -> tuple[Path, Path]:
+    """The checkpoints of the autoencoder and the vocoder, with the folders that the original's archive has."""
+    analyzer = Path(read_config_file(case.folder / "vocoder" / "config.yml")["analyzer"])
+    autoencoder = workspace / analyzer
+    vocoder = workspace / "exp" / "vocoder" / case.name / "checkpoint-500000steps.pkl"
+    shutil.copytree(case.folder / "autoencoder", autoencoder.parent)
+    shutil.copytree(case.folder / "vocoder", vocoder.parent)
+    return autoencoder, vocoder
+
+
+def check_codec(case: Case, models: dict) -> None:
+    audio, model = case.input("input_values"), models["symmetric"]
+    case.same("encoder_output", model.encoder.features(audio), **FLOAT)
+    latents = model._encode_latents(audio)
+    case.same("latents", latents, **FLOAT)
+    codes = model.encode(audio).audio_codes
+    case.same("codes", codes.transpose(0, 1))
+    quantized = model.quantizer.decode(codes)
+    case.same("quantized", quantized, **FLOAT)
+    case.same("vq_loss", commitment_losses(model, latents), **FLOAT)
+    case.same("perplexity", perplexity(codes, model.config.codebook_size), **FLOAT)
+    for name, decoding in models.items():
+        assert torch.equal(decoding.encode(audio).audio_codes, codes)
+        case.same(f"audio_{name}", decoding.decode(codes).audio_values, **FLOAT)
+
+
+def commitment_losses(model, latents: Tensor) -> Tensor:
+    """Of each codebook, `(codebooks,)`: what each one adds to the sum that the quantizer returns."""
+    sums = [model.quantizer(latents, count).commitment_loss for count in range(1, model.config.num_codebooks + 1)]
+    return torch.stack(sums).diff(prepend=torch.zeros(1))
+
+
+def perplexity(codes: Tensor, size: int) -> Tensor:
+    """Of the codes `(batch, codebooks, frames)`, `(codebooks,)`."""
+    share = F.one_hot(codes, size).float().mean((0, 2))
+    return (-torch.xlogy(share, share).sum(-1)).exp()
+
+
+def check_training_step(case: Case, model) -> None:
+    quantizer = model.quantizer.train()
+    latents = case["latents"].clone().requires_grad_()
+    losses = []
+    handles = [
+        layer.register_forward_hook(lambda _, __, output: losses.append(output[2])) for layer in quantizer.layers
+    ]
+    output = quantizer(latents)
+    for handle in handles:
+        handle.remove()
+    case.same("train.quantized", output.quantized.detach(), **FLOAT)
+    case.same("train.vq_loss", torch.stack(losses).detach(), **FLOAT)
+    torch.testing.assert_close(output.commitment_loss, torch.stack(losses).sum())
+    case.same("train.perplexity", perplexity(output.codes, model.config.codebook_size), **FLOAT)
+    total = (output.quantized * case.input("train.output_weight")).sum() + output.commitment_loss
+    case.same("train.grad_latents", torch.autograd.grad(total, latents)[0], **FLOAT)
+    for index, layer in enumerate(quantizer.layers):
+        case.same(f"train.after.{index}.embed", layer.codebook.embed.t(), **FLOAT)
+        case.same(f"train.after.{index}.embed_avg", layer.codebook.embed_avg.t(), **FLOAT)
+        case.same(f"train.after.{index}.cluster_size", layer.codebook.cluster_size, **FLOAT)
