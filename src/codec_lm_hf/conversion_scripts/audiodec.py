@@ -1,7 +1,7 @@
 """AudioDec's `checkpoint-<steps>steps.pkl`: of an autoencoder, or of a vocoder, which names its autoencoder.
 
-Beside each lies the `config.yml` of its training. A vocoder's says at `analyzer` where its autoencoder is, seen from the
-folder that holds `exp`; the two files make one model, and the autoencoder's own decoder is left out.
+Beside each lies the `config.yml` of its training. A vocoder's says at `analyzer` where its autoencoder is, seen from
+the folder that holds `exp`; the two files make one model, and the autoencoder's own decoder is left out.
 """
 
 from __future__ import annotations

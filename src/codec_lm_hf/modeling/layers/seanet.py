@@ -13,7 +13,6 @@ from .conv import Conv1d, ConvTranspose1d
 from .lstm import ResidualLSTM
 from .streaming import Stream, TimeContext, cached_frames, delayed, in_pieces
 
-
 ACTIVATIONS = ("elu", "leaky_relu")
 # Of a leaky ReLU.
 SLOPE = 0.2
