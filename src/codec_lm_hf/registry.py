@@ -18,8 +18,8 @@ class Family:
         processor: `module:Class` of the feature extractor or processor, if there is one.
         converter: module below `conversion_scripts` that reads the original checkpoints, if any were published.
         parity: the systems under `parity/` whose cases this family has a part in.
-        layouts: published checkpoints (`system/variant` under `layouts/`) that the converter reads; `system/one+another`
-            where two files make one model.
+        layouts: published checkpoints (`system/variant` under `layouts/`) that the converter reads;
+            `system/variant+variant` where two files make one model.
         weights_license: licence of the published weights, as far as their publisher states one.
         paper: where it was published.
         summary: one line on what this port has been checked against.

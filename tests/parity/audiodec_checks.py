@@ -74,12 +74,9 @@ def check_training_step(case: Case, model) -> None:
     quantizer = model.quantizer.train()
     latents = case["latents"].clone().requires_grad_()
     losses = []
-    handles = [
-        layer.register_forward_hook(lambda _, __, output: losses.append(output[2])) for layer in quantizer.layers
-    ]
+    for layer in quantizer.layers:
+        layer.register_forward_hook(lambda _, __, output: losses.append(output[2]))
     output = quantizer(latents)
-    for handle in handles:
-        handle.remove()
     case.same("train.quantized", output.quantized.detach(), **FLOAT)
     case.same("train.vq_loss", torch.stack(losses).detach(), **FLOAT)
     torch.testing.assert_close(output.commitment_loss, torch.stack(losses).sum())

@@ -222,8 +222,8 @@ def _files(checkpoint: Path) -> list[Path]:
         if (folder / analyzer).is_file():
             return [folder / analyzer, checkpoint]
     raise ConversionError(
-        f"{config_file} names {analyzer} as the vocoder's autoencoder, which is in no folder above it; put the two where "
-        "the original's archive has them, or change `analyzer`."
+        f"{config_file} names {analyzer} as the vocoder's autoencoder, which is in no folder above it; put the two "
+        "where the original's archive has them, or change `analyzer`."
     )
 
 

@@ -56,7 +56,7 @@ class AudioDecEncoderStage(nn.Module):
 
 
 class AudioDecEncoder(nn.Module):
-    """Audio `(batch, channels, samples)` to latents `(batch, hidden_size, frames)`; the original's "projector" is last.
+    """Audio `(batch, channels, samples)` to latents `(batch, hidden_size, frames)`. Its last layer is the "projector".
 
     Source: `models/autoencoder/AudioDec.py`.
     """
