@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.parity.harness import Case
 
 # The tolerance of case.json.
 FLOAT = {"atol": 1e-4, "rtol": 1e-3}
+# The original's streams start with zeros where its transposed convolutions repeat the first frame offline.
+COLD = {"decoder_pad_mode": "constant"}
 
 
 def check(case: Case, workspace: Path) -> None:
@@ -29,6 +32,9 @@ def check(case: Case, workspace: Path) -> None:
     models = {name: codec_lm_hf.AutoCodecModel.from_pretrained(folder).eval() for name, folder in folders.items()}
     with torch.no_grad():
         check_codec(case, models)
+        for name, model in models.items():
+            check_warm_stream(case, name, model)
+        check_cold_stream(case, codec_lm_hf.AutoCodecModel.from_pretrained(folders["symmetric"], **COLD).eval())
     check_training_step(case, models["symmetric"])
 
 
@@ -68,6 +74,64 @@ def perplexity(codes: Tensor, size: int) -> Tensor:
     """Of the codes `(batch, codebooks, frames)`, `(codebooks,)`."""
     share = F.one_hot(codes, size).float().mean((0, 2))
     return (-torch.xlogy(share, share).sum(-1)).exp()
+
+
+def check_warm_stream(case: Case, name: str, model) -> None:
+    """As the original's demos stream: silence first, then the signal in chunks of a few frames.
+
+    The original's convolutions start a new window with every chunk, so that the begun hop at the end of its silence
+    counts as a whole one.
+    """
+    note = next(note for note in case.meta["notes"] if note.startswith("streaming: "))
+    frames, hop, warm_up = map(
+        int, re.fullmatch(r"streaming: chunk = (\d+) .* hop (\d+); .* = (\d+) .*", note).groups()
+    )
+    assert hop == model.config.hop_length
+    state = model.init_stream()
+    silence = torch.zeros(1, 1, model._num_frames(warm_up) * hop)
+    codes = model.encode_chunk(silence, state).audio_codes
+    model.decode_chunk(codes, state)
+    case.same(f"stream.{name}.warmup_zq", model.quantizer.decode(codes).transpose(1, 2), **FLOAT)
+    codes, audio = [], []
+    for chunk in case.input("stream.input_values").split(frames * hop, dim=-1):
+        codes.append(model.encode_chunk(chunk, state).audio_codes)
+        audio.append(model.decode_chunk(codes[-1], state).audio_values)
+    codes = torch.cat(codes, dim=-1)
+    case.same(f"stream.{name}.flat_indices", flat(codes, model.config.codebook_size))
+    case.same(f"stream.{name}.lookup", model.quantizer.decode(codes).transpose(1, 2), **FLOAT)
+    case.same(f"stream.{name}.audio", torch.cat(audio, dim=-1), **FLOAT)
+    if name == "symmetric":
+        check_stream_state(case, model, state)
+
+
+def check_stream_state(case: Case, model, state) -> None:
+    (group,) = state.groups
+    layers = {
+        "encoder.conv": model.encoder.first,
+        "encoder.conv_blocks.0.conv": model.encoder.stages[0].down,
+        "projector.project": model.encoder.last,
+    }
+    for name, layer in layers.items():
+        case.same(f"stream.state.{name}.pad_buffer", group.encoder.take(layer)["input"], **FLOAT)
+    # Of a transposed convolution the original keeps the last input, we what that adds to the outputs to come.
+    up = model.decoder.stages[0].up
+    coming, _ = group.decoder.take(up)
+    last = case.input("stream.state.decoder.conv_blocks_first_deconv")
+    torch.testing.assert_close(coming, up.compute(last)[..., up.stride :], **FLOAT)
+
+
+def check_cold_stream(case: Case, model) -> None:
+    """A stream that starts with the signal."""
+    audio, state = case["stream.input_values"], model.init_stream()
+    case.same("stream.cold.latents", model._encode_latents(audio), **FLOAT)
+    codes = model.encode_chunk(audio, state, final=True).audio_codes
+    case.same("stream.cold.flat_indices", flat(codes, model.config.codebook_size))
+    case.same("stream.cold.audio", model.decode_chunk(codes, state, final=True).audio_values, **FLOAT)
+
+
+def flat(codes: Tensor, size: int) -> Tensor:
+    """Codes `(1, codebooks, frames)` as the original's streams have them, numbered through all codebooks."""
+    return codes[0] + size * torch.arange(codes.shape[1])[:, None]
 
 
 def check_training_step(case: Case, model) -> None:
