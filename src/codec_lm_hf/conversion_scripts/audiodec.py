@@ -236,6 +236,11 @@ def _read(checkpoint: Path) -> State:
         if not isinstance(generator, dict) or not all(isinstance(key, str) for key in generator):
             raise ConversionError(f"{path} has no tensors at model, generator; is it a checkpoint of AudioDec?")
         state |= generator
+    if not any(key.startswith("encoder.") for key in state):
+        raise ConversionError(
+            f"{checkpoint} holds no encoder. Of a vocoder, the original's config.yml must lie beside the file, "
+            "because its `analyzer` names the autoencoder."
+        )
     return state
 
 
