@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import codec_lm_hf
-from codec_lm_hf.conversion_scripts.engine import read_config_file
+from codec_lm_hf.conversion_scripts.discriminator import CONVERTER as DISCRIMINATOR
+from codec_lm_hf.conversion_scripts.engine import load_original, read_checkpoint, read_config_file
+from codec_lm_hf.modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
+from tests.parity.audiodec_losses import check_adversarial, check_features, check_losses
 from tests.parity.harness import Case
 
 # The tolerance of case.json.
@@ -35,6 +39,8 @@ def check(case: Case, workspace: Path) -> None:
         for name, model in models.items():
             check_warm_stream(case, name, model)
         check_cold_stream(case, codec_lm_hf.AutoCodecModel.from_pretrained(folders["symmetric"], **COLD).eval())
+        check_discriminator(case, autoencoder)
+    check_losses(case)
     check_training_step(case, models["symmetric"])
 
 
@@ -151,3 +157,54 @@ def check_training_step(case: Case, model) -> None:
         case.same(f"train.after.{index}.embed", layer.codebook.embed.t(), **FLOAT)
         case.same(f"train.after.{index}.embed_avg", layer.codebook.embed_avg.t(), **FLOAT)
         case.same(f"train.after.{index}.cluster_size", layer.codebook.cluster_size, **FLOAT)
+
+
+def check_discriminator(case: Case, checkpoint: Path) -> None:
+    """Scores and features of each part, and the losses made of them."""
+    config = DISCRIMINATOR.config_from_original(case.meta["config"]["autoencoder"])
+    if "discriminator" not in read_checkpoint(checkpoint)["model"]:
+        check_recorded_scores(case, CodecDiscriminator(config))
+        return
+    model = load_original(DISCRIMINATOR, checkpoint, config)
+    real, fake = (model(case.input(f"disc.{side}_input")) for side in ("real", "fake"))
+    for side, output in (("real", real), ("fake", fake)):
+        for index, score in enumerate(scores_of(model, output)):
+            case.same(f"disc.{side}.{index}.score", score, **FLOAT)
+    for index, maps in enumerate(real.feature_maps):
+        case.same(f"disc.real.{index}.feat_means", torch.stack([x.mean() for x in maps]), **FLOAT)
+        case.same(f"disc.real.{index}.feat_abs_means", torch.stack([x.abs().mean() for x in maps]), **FLOAT)
+    check_adversarial(case, real, fake)
+    check_features(case, real, fake)
+
+
+def scores_of(model: CodecDiscriminator, output: DiscriminatorOutput) -> list[Tensor]:
+    """The original flattens the scores of periods."""
+    return [
+        logits.flatten(1) if part["kind"] == "period" else logits
+        for part, logits in zip(model.config.parts, output.logits, strict=True)
+    ]
+
+
+def check_recorded_scores(case: Case, model: CodecDiscriminator) -> None:
+    """Where the case has no weights of the discriminator, as the published files have none.
+
+    Its scores cannot be computed then. The losses made of the recorded ones are compared, and so is what does not
+    depend on weights: which parts there are, with how many layers and scores.
+    """
+    recorded = {}
+    for side in ("real", "fake"):
+        output = model(case.input(f"disc.{side}_input"))
+        scores = [case.input(f"disc.{side}.{index}.score") for index in range(len(output.logits))]
+        assert not case.names(f"disc.{side}.{len(scores)}.")
+        assert [score.shape for score in scores_of(model, output)] == [score.shape for score in scores]
+        recorded[side] = DiscriminatorOutput(logits=tuple(scores))
+    for index, maps in enumerate(output.feature_maps):
+        for name in (f"disc.real.{index}.feat_means", f"disc.real.{index}.feat_abs_means"):
+            assert case.input(name).shape == (len(maps),)
+    check_adversarial(case, recorded["real"], recorded["fake"])
+    case.input("loss.feat_match")
+    warnings.warn(
+        f"{case.system}/{case.name} has no weights of its discriminator: its scores, the means of its features, and "
+        "feature matching were not compared by value",
+        stacklevel=1,
+    )
