@@ -16,7 +16,7 @@ SLOPE = 0.1
 # What `torch.nn.LeakyReLU` does unless told otherwise, and HiFi-GAN therefore before its last convolution.
 FINAL_SLOPE = 0.01
 # Of the first and the last convolution, in every published model.
-OUTER_KERNEL = 7
+_OUTER_KERNEL = 7
 
 
 class HifiGanResidualStep(nn.Module):
@@ -222,7 +222,7 @@ class HifiGanGenerator(nn.Module):
         paired: bool = True,
         groups: int = 1,
         final_slope: float = FINAL_SLOPE,
-        outer_kernel_size: int = OUTER_KERNEL,
+        outer_kernel_size: int = _OUTER_KERNEL,
     ) -> None:
         super().__init__()
         if groups > 1 and len(kernel_sizes) > 1:
