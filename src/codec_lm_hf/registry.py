@@ -18,7 +18,8 @@ class Family:
         processor: `module:Class` of the feature extractor or processor, if there is one.
         converter: module below `conversion_scripts` that reads the original checkpoints, if any were published.
         parity: the systems under `parity/` whose cases this family has a part in.
-        layouts: published checkpoints (`system/variant` under `layouts/`) that the converter reads.
+        layouts: published checkpoints (`system/variant` under `layouts/`) that the converter reads;
+            `system/variant+variant` where two files make one model.
         weights_license: licence of the published weights, as far as their publisher states one.
         paper: where it was published.
         summary: one line on what this port has been checked against.
@@ -109,6 +110,32 @@ FAMILIES: tuple[Family, ...] = (
         summary="the released weights; codes, packets and audio equal runs of TensorFlow Lite's reference kernels",
     ),
     Family(
+        name="audiodec",
+        kind="codec",
+        title="AudioDec",
+        config="configuration.audiodec:AudioDecCodecConfig",
+        model="modeling.audiodec:AudioDecCodecModel",
+        processor=_FEATURES,
+        converter="audiodec",
+        parity=("audiodec",),
+        layouts=(
+            "audiodec/symAD_libritts_24000_hop300",
+            "audiodec/symAD_vctk_48000_hop300",
+            "audiodec/symADuniv_vctk_48000_hop300",
+            "audiodec/symAAD_vctk_48000_hop300",
+            "audiodec/symAD_c16_vctk_48000_hop320",
+            "audiodec/denoise_symAD_vctk_48000_hop300",
+            "audiodec/symAD_libritts_24000_hop300+AudioDec_v1_symAD_libritts_24000_hop300_clean",
+            "audiodec/symAD_vctk_48000_hop300+AudioDec_v0_symAD_vctk_48000_hop300_clean",
+            "audiodec/symAD_vctk_48000_hop300+AudioDec_v1_symAD_vctk_48000_hop300_clean",
+            "audiodec/symAD_vctk_48000_hop300+AudioDec_v2_symAD_vctk_48000_hop300_clean",
+            "audiodec/symADuniv_vctk_48000_hop300+AudioDec_v3_symADuniv_vctk_48000_hop300_clean",
+        ),
+        weights_license="not stated by the publisher (the repository's CC BY-NC 4.0 names its code)",
+        paper="Wu et al., 2023, AudioDec: An Open-source Streaming High-fidelity Neural Audio Codec",
+        summary="codes, audio, streams and the quantizer's training equal runs of the original",
+    ),
+    Family(
         name="hificodec",
         kind="codec",
         title="HiFi-Codec",
@@ -149,7 +176,7 @@ FAMILIES: tuple[Family, ...] = (
         model="modeling.discriminators:CodecDiscriminator",
         processor=None,
         converter="discriminator",
-        parity=("encodec", "hificodec"),
+        parity=("encodec", "audiodec", "hificodec"),
         layouts=("encodec/msstft_discriminator_reference", "hificodec/discriminators"),
         weights_license="none were published",
         paper="the codecs' own: EnCodec, HiFi-GAN (also UnivNet's and Descript's)",

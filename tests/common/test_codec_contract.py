@@ -308,6 +308,7 @@ def test_tuple_output(name):
 # torch.compile leaves LSTMs out of its graphs unless told otherwise. (Undoing pytest's monkeypatch hides the option.)
 @torch._dynamo.config.patch(allow_rnn=True)
 def test_compiles_without_graph_break(name):
+    torch.compiler.reset()  # What was compiled for other models counts towards the limit of recompilations.
     model = TINY[name].model().fuse()
     audio = noise(model, 2000)
     codes = model.encode(audio).audio_codes

@@ -49,9 +49,50 @@ class TinyCase:
         return codec_lm_hf.CodecFeatureExtractor(config.audio_channels, config.sampling_rate)
 
 
+_AUDIODEC = {
+    "sampling_rate": 12000,
+    "encoder_channels": 4,
+    "encoder_ratios": (2, 3, 4),
+    "encoder_strides": (3, 4, 5),
+    "decoder_channels": 4,
+    "decoder_ratios": (4, 3, 2),
+    "decoder_strides": (5, 4, 3),
+    "hidden_size": 16,
+    "codebook_size": 64,
+    "num_quantizers": 4,
+}
+_AUDIODEC_VOCODER = {
+    **_AUDIODEC,
+    "decoder_type": "vocoder",
+    "vocoder_channels": 32,
+    "vocoder_ratios": (5, 4, 3),
+    "vocoder_residual_kernel_sizes": (5,),
+}
 _ENCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "num_quantizers": 4}
 
 TINY: dict[str, TinyCase] = {
+    "audiodec": TinyCase("audiodec", _AUDIODEC),
+    "audiodec-activations": TinyCase(
+        "audiodec",
+        {
+            **_AUDIODEC,
+            "activation": "leaky_relu",
+            "use_outer_activations": True,
+            "use_strided_bias": False,
+            "norm_type": "weight_norm",
+            "decoder_pad_mode": "constant",
+        },
+    ),
+    "audiodec-vocoder": TinyCase("audiodec", _AUDIODEC_VOCODER),
+    "audiodec-vocoder-fusion": TinyCase(
+        "audiodec",
+        {
+            **_AUDIODEC_VOCODER,
+            "vocoder_groups": 1,
+            "vocoder_residual_kernel_sizes": (3, 5),
+            "vocoder_residual_dilations": ((1, 3), (1,)),
+        },
+    ),
     "encodec": TinyCase("encodec", {**_ENCODEC, "target_bandwidths": (0.45, 0.9, 1.8)}),
     "encodec-noncausal": TinyCase(
         "encodec",

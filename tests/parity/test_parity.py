@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from codec_lm_hf.conversion_scripts.engine import check_complete, rename
+from codec_lm_hf.conversion_scripts.engine import check_complete
 from codec_lm_hf.registry import FAMILIES
 from tests.parity.harness import REGISTERED, Case, find_cases, layout_root
 
@@ -32,18 +33,27 @@ LAYOUTS = [(row, layout) for row in FAMILIES for layout in row.layouts]
 
 
 def test_every_layout_of_a_registered_system_has_a_converter():
-    found = {f"{system}/{path.stem}" for system in REGISTERED for path in (layout_root() / system).glob("*.json")}
-    assert found == {layout for _, layout in LAYOUTS}
+    found = {path for system in REGISTERED for path in (layout_root() / system).glob("*.json")}
+    assert found == {path for _, layout in LAYOUTS for path in tables_of(layout)}
+
+
+def tables_of(layout: str) -> list[Path]:
+    """Files of `system/variant`, or of `system/variant+variant` for a model whose checkpoint is several files."""
+    system, variants = layout.split("/")
+    return [layout_root() / system / f"{variant}.json" for variant in variants.split("+")]
 
 
 @pytest.mark.parametrize(("row", "layout"), LAYOUTS, ids=lambda value: value if isinstance(value, str) else value.name)
 def test_layout_converts_with_nothing_missing_or_left_over(row, layout):
     """Each published checkpoint's keys and shapes, through the family's rules, are exactly our model's."""
-    table = json.loads((layout_root() / f"{layout}.json").read_text())
+    tables = {path.stem: json.loads(path.read_text()) for path in tables_of(layout)}
     converter = importlib.import_module(f"codec_lm_hf.conversion_scripts.{row.converter}").CONVERTER
-    state = {key: torch.empty(entry[:-1], device="meta") for key, entry in table["tensors"].items()}
-    config = converter.config_from_original(table["config"])
+    entries = [entry for table in tables.values() for entry in table["tensors"].items()]
+    state = {key: torch.empty(shape[:-1], device="meta") for key, shape in entries}
+    assert len(state) == len(entries)
+    configs = {name: table["config"] for name, table in tables.items()}
+    config = converter.config_from_original(configs if len(configs) > 1 else next(iter(configs.values())))
     with torch.device("meta"):
         expected = converter.model_class(config).state_dict()
-    renamed = rename(state, converter.rules_for(config))
+    renamed = converter.rename(state, config)
     check_complete({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in renamed.items()})

@@ -45,6 +45,10 @@ class Converter:
         config_from_original: the original project's own configuration, as a dict, to ours.
         read: checkpoint path to the flat original state; `read_checkpoint` by default.
         files: checkpoint path to the files it consists of (their SHA-256 is recorded); the path itself by default.
+        prepare: original state and our configuration to the state that the rules read, where tensors must be changed,
+            or the configuration says which are not needed.
+        read_config: checkpoint path to the original configuration, for originals that keep it with the weights; `None`
+            where it is not there.
     """
 
     config_class: type[PreTrainedConfig]
@@ -53,9 +57,13 @@ class Converter:
     config_from_original: Callable[[dict], PreTrainedConfig]
     read: Callable[[Path], State] | None = None
     files: Callable[[Path], list[Path]] | None = None
+    prepare: Callable[[State, PreTrainedConfig], State] | None = None
+    read_config: Callable[[Path], dict | None] | None = None
 
-    def rules_for(self, config: PreTrainedConfig) -> Rules:
-        return self.rules(config) if callable(self.rules) else self.rules
+    def rename(self, state: State, config: PreTrainedConfig) -> State:
+        """The original state under our names; see `rename`."""
+        rules = self.rules(config) if callable(self.rules) else self.rules
+        return rename(state if self.prepare is None else self.prepare(state, config), rules)
 
 
 def read_checkpoint(path: Path) -> State:
@@ -153,7 +161,7 @@ def check_complete(expected: dict[str, torch.Size], found: dict[str, torch.Size]
 
 def load_original(converter: Converter, checkpoint: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """Build our model from an original checkpoint, every key accounted for."""
-    state = rename((converter.read or read_checkpoint)(checkpoint), converter.rules_for(config))
+    state = converter.rename((converter.read or read_checkpoint)(checkpoint), config)
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise ConversionError(f"{checkpoint} holds a {type(value).__name__} at {key}; expected a tensor.")
@@ -167,11 +175,13 @@ def load_original(converter: Converter, checkpoint: Path, config: PreTrainedConf
 def resolve_config(
     converter: Converter, checkpoint: Path, config, preset: str | None
 ) -> tuple[PreTrainedConfig, dict]:
-    """Our configuration and what it came from: a given configuration, a preset, or the file's name."""
+    """Our configuration and what it came from: a given one, a preset, what lies with the weights, or their name."""
     if config is not None and preset is not None:
         raise ConversionError("give a configuration or a preset, not both.")
+    if config is None and preset is None and converter.read_config is not None:
+        config = converter.read_config(checkpoint)
     if config is not None:
-        original = config if isinstance(config, dict) else _read_config(Path(config))
+        original = config if isinstance(config, dict) else read_config_file(Path(config))
         try:
             return converter.config_from_original(original), {"config": original}
         except (StrictDataclassError, TypeError, AttributeError) as error:
@@ -192,7 +202,12 @@ def resolve_config(
     return converter.config_class.from_preset(preset), {"preset": preset}
 
 
-def _read_config(path: Path) -> dict:
+def read_config_file(path: Path) -> dict:
+    """Fields of a JSON or YAML file.
+
+    Raises:
+        ConversionError: the file cannot be read as such.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -271,9 +286,10 @@ def convert(
                 feature_size=our_config.audio_channels, sampling_rate=our_config.sampling_rate
             ).save_pretrained(workspace)
         files = converter.files(checkpoint) if converter.files else [checkpoint]
+        folder = os.path.commonpath([file.parent for file in files])
         record = {
             "family": family,
-            "source": {file.name: sha256(file) for file in files},
+            "source": {str(file.relative_to(folder)): sha256(file) for file in files},
             "original": source,
             "weights_license": row.weights_license,
         }

@@ -161,8 +161,11 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         """Latents `(batch, dim, frames)` to audio `(batch, channels, frames * hop_length)`."""
         raise NotImplementedError(f"{type(self).__name__} must define _decode_latents.")
 
-    def _residual_quantizer(self, dim: int) -> ResidualVectorQuantizer:
-        """A residual quantizer of latents of `dim` channels, by the fields that such codecs' configurations share."""
+    def _residual_quantizer(self, dim: int, **options) -> ResidualVectorQuantizer:
+        """A residual quantizer of latents of `dim` channels, by the fields that such codecs' configurations share.
+
+        What else a family wants of it is in `options`.
+        """
         config = self.config
         return ResidualVectorQuantizer(
             config.num_quantizers,
@@ -172,6 +175,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             decay=config.codebook_decay,
             kmeans_iterations=config.kmeans_iterations,
             revive_below=config.revive_below,
+            **options,
         )
 
     def _num_frames(self, samples: Tensor | int) -> Tensor | int:

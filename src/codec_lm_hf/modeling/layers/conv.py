@@ -13,6 +13,7 @@ from . import cpu_inference
 from .streaming import Stream, TimeContext, kept_apart, lengths_of, zero_padding
 
 PAD_MODES = ("constant", "reflect")
+OVERLAP_PAD_MODES = ("constant", "replicate")
 NORM_TYPES = ("none", "weight_norm", "time_group_norm")
 
 
@@ -91,8 +92,9 @@ class SlidingWindow(nn.Module):
         out_channels: channels of the result.
         causal: no window reaches beyond its stride (but for the end-of-signal padding).
         pad_mode: `"reflect"` or `"constant"` (zeros).
-        padding: steps added at either side, as in `torch.nn.Conv1d`, in place of the above. Then a last incomplete
-            stride is dropped, and there are `(steps + 2 * padding - kernel_size) // stride + 1` windows.
+        padding: steps added at either side, as in `torch.nn.Conv1d`, or a pair of left and right, in place of the
+            above. Then steps that fill no last window are dropped, and there are
+            `(steps + left + right - kernel_size) // stride + 1` windows.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class SlidingWindow(nn.Module):
         out_channels: int,
         causal: bool,
         pad_mode: str,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if pad_mode not in PAD_MODES:
@@ -115,8 +117,10 @@ class SlidingWindow(nn.Module):
         self.out_channels = out_channels
         self.pad_mode = pad_mode
         self.fills = padding is None
-        self.pad_right = padding if padding is not None else 0 if causal else total // 2
-        self.pad_left = padding if padding is not None else total - self.pad_right
+        if padding is None:
+            right = 0 if causal else total // 2
+            padding = (total - right, right)
+        self.pad_left, self.pad_right = (padding, padding) if isinstance(padding, int) else padding
 
     def compute(self, x: Tensor) -> Tensor:
         """The result of every complete window of `x` `(batch, channels, steps)`: `(batch, out_channels, windows)`."""
@@ -239,7 +243,7 @@ class Conv1d(SlidingWindow):
         pad_mode: str = "constant",
         norm_type: str = "none",
         fused: bool = False,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__((kernel_size - 1) * dilation + 1, stride, out_channels, causal, pad_mode, padding)
         conv = nn.Conv1d(
@@ -277,10 +281,19 @@ class OverlapAdd(nn.Module):
         trim_left: how much of the excess is cut at the left, which is the look-ahead.
         trim_right: how much is cut at the right; the rest of the excess by default. Together they may be less
             or more than the excess; then the output is not `steps * stride` long.
+        pad_mode: what stands before the signal and overlaps with its first outputs: `"constant"` (nothing), or
+            `"replicate"`, copies of the first step. Source for the latter: `CausalConvTranspose1d` in AudioDec's
+            `layers/conv_layer.py`.
     """
 
     def __init__(
-        self, kernel_size: int, stride: int, out_channels: int, trim_left: int, trim_right: int | None = None
+        self,
+        kernel_size: int,
+        stride: int,
+        out_channels: int,
+        trim_left: int,
+        trim_right: int | None = None,
+        pad_mode: str = "constant",
     ) -> None:
         super().__init__()
         self.stride = stride
@@ -288,7 +301,10 @@ class OverlapAdd(nn.Module):
         self.excess = kernel_size - stride
         if self.excess < 0:
             raise ValueError(f"kernel_size {kernel_size} must not be smaller than stride {stride}.")
-        self.trim_left = trim_left
+        if pad_mode not in OVERLAP_PAD_MODES:
+            raise ValueError(f"pad_mode must be one of {OVERLAP_PAD_MODES}, got {pad_mode!r}.")
+        self.copies = -(-self.excess // stride) if pad_mode == "replicate" else 0
+        self.trim_left = trim_left + self.copies * stride
         self.trim_right = self.excess - trim_left if trim_right is None else trim_right
 
     def compute(self, x: Tensor) -> Tensor:
@@ -306,13 +322,20 @@ class OverlapAdd(nn.Module):
         lengths = lengths_of(time)
         if lengths is not None:
             x = zero_padding(x, time)
-            lengths = lengths * self.stride + self.excess
+            lengths = (lengths + self.copies) * self.stride + self.excess
             time.lengths = lengths - self.trim_left - self.trim_right
-        y = self.finish(self.compute(x), lengths)
+        y = self.finish(self.compute(self._with_copies(x)), lengths)
         return y[..., self.trim_left : y.shape[-1] - self.trim_right]
+
+    def _with_copies(self, x: Tensor) -> Tensor:
+        return cpu_inference.join(*[x[..., :1]] * self.copies, x) if self.copies else x
 
     def _stream(self, x: Tensor, stream: Stream) -> Tensor:
         kept = stream.take(self)
+        if kept is None:
+            if self.copies and x.shape[-1] == 0:
+                return x.new_zeros(x.shape[0], self.out_channels, 0)
+            x = self._with_copies(x)
         tail, skip = (
             kept if kept is not None else (x.new_zeros(x.shape[0], self.out_channels, self.excess), self.trim_left)
         )
@@ -337,6 +360,7 @@ class ConvTranspose1d(OverlapAdd):
         in_channels, out_channels, kernel_size, stride, groups, bias: as in `torch.nn.ConvTranspose1d`.
         causal: see above.
         norm_type, fused: as in `Conv1d`.
+        pad_mode: see `OverlapAdd`.
         trim_right_ratio: 1.0 means no look-ahead.
         padding: outputs cut at either side, as in `torch.nn.ConvTranspose1d`, in place of the above. The output
             is then not always `steps * stride` long.
@@ -355,13 +379,14 @@ class ConvTranspose1d(OverlapAdd):
         trim_right_ratio: float = 1.0,
         padding: int | None = None,
         fused: bool = False,
+        pad_mode: str = "constant",
     ) -> None:
         excess = kernel_size - stride
         if padding is None:
             trim_right = math.ceil(excess * trim_right_ratio) if causal else excess // 2
-            super().__init__(kernel_size, stride, out_channels, excess - trim_right)
+            super().__init__(kernel_size, stride, out_channels, excess - trim_right, pad_mode=pad_mode)
         else:
-            super().__init__(kernel_size, stride, out_channels, padding, padding)
+            super().__init__(kernel_size, stride, out_channels, padding, padding, pad_mode)
         conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
         self.conv, self.norm = _with_norm(conv, norm_type, fused)
 

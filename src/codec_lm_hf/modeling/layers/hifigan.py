@@ -15,7 +15,7 @@ from .streaming import Stream, TimeContext, aligned, cached_frames, delayed, in_
 SLOPE = 0.1
 # What `torch.nn.LeakyReLU` does unless told otherwise, and HiFi-GAN therefore before its last convolution.
 FINAL_SLOPE = 0.01
-# Of the first and the last convolution.
+# Of the first and the last convolution, in every published model.
 _OUTER_KERNEL = 7
 
 
@@ -200,6 +200,7 @@ class HifiGanGenerator(nn.Module):
         paired: see `HifiGanResidualBlock`.
         groups: above 1, `HifiGanGroupedBlock` instead of `HifiGanFusion`; then there is one kernel size.
         final_slope: of the leaky ReLU before the last convolution.
+        outer_kernel_size: of the first and the last convolution.
         conv_options: causal, norm_type, fused, ...: what else every `Conv1d` is given.
         up_options: what else every `ConvTranspose1d` is given. Unless causal, with HiFi-GAN's padding of
             `(kernel - ratio) // 2`: an odd difference gives one step more than `steps * ratio`.
@@ -221,13 +222,14 @@ class HifiGanGenerator(nn.Module):
         paired: bool = True,
         groups: int = 1,
         final_slope: float = FINAL_SLOPE,
+        outer_kernel_size: int = _OUTER_KERNEL,
     ) -> None:
         super().__init__()
         if groups > 1 and len(kernel_sizes) > 1:
             raise ValueError(f"grouped blocks have one kernel size, got {list(kernel_sizes)} for {groups} groups.")
         self.final_slope = final_slope
         self.hop_length = math.prod(ratios)
-        self.first = Conv1d(in_channels, channels, _OUTER_KERNEL, **conv_options)
+        self.first = Conv1d(in_channels, channels, outer_kernel_size, **conv_options)
         stages, width = [], channels
         for ratio, up_kernel_size in zip(ratios, up_kernel_sizes, strict=True):
             width //= 2
@@ -239,7 +241,7 @@ class HifiGanGenerator(nn.Module):
             options = {**up_options, "padding": padding}
             stages.append(HifiGanStage(2 * width, width, ratio, up_kernel_size, blocks, options))
         self.stages = nn.ModuleList(stages)
-        self.last = Conv1d(width, 1, _OUTER_KERNEL, **conv_options)
+        self.last = Conv1d(width, 1, outer_kernel_size, **conv_options)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         x = self.first(x, time)

@@ -34,7 +34,8 @@ class EuclideanCodebook(Codebook):
         size: entries.
         dim: length of an entry.
         decay: of the moving averages.
-        kmeans_iterations: on the first training batch of a fresh codebook.
+        kmeans_iterations: on the first training batch of a fresh codebook; `None`: no k-means, its entries are then
+            drawn from the normal distribution.
         revive_below: entries used less than this share of the average use are replaced by vectors of the batch; `None`
             keeps them. EnCodec has code for this too, but overwrites the replacement in the same step, so `None` is
             what it does.
@@ -43,7 +44,12 @@ class EuclideanCodebook(Codebook):
     """
 
     def __init__(
-        self, size: int, dim: int, decay: float = 0.99, kmeans_iterations: int = 50, revive_below: float | None = None
+        self,
+        size: int,
+        dim: int,
+        decay: float = 0.99,
+        kmeans_iterations: int | None = 50,
+        revive_below: float | None = None,
     ) -> None:
         super().__init__(size, dim)
         self.decay = decay
@@ -51,16 +57,19 @@ class EuclideanCodebook(Codebook):
         self.revive_below = revive_below
         self.register_buffer("inited", torch.zeros(1))
         self.register_buffer("cluster_size", torch.zeros(size))
-        # Zeros, not noise: k-means fills them, and transformers wants buffers that need no random numbers.
+        # Zeros, not noise: `start` fills them, and transformers wants buffers that need no random numbers.
         self.register_buffer("embed", torch.zeros(size, dim))
         self.register_buffer("embed_avg", torch.zeros(size, dim))
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
-        """k-means on `vectors` `(count, dim)` if this codebook has never seen data."""
+        """Fill this codebook if it has never seen data: by k-means on `vectors` `(count, dim)`, or with noise."""
         if self.inited.item():
             return
-        means, counts = kmeans(vectors, self.size, self.kmeans_iterations)
+        if self.kmeans_iterations is None:
+            means, counts = broadcast(torch.randn_like(self.embed)), torch.zeros_like(self.cluster_size)
+        else:
+            means, counts = kmeans(vectors, self.size, self.kmeans_iterations)
         self.embed.copy_(means)
         self.embed_avg.copy_(means)
         self.cluster_size.copy_(counts)
@@ -133,15 +142,23 @@ class ResidualVectorQuantizer(nn.Module):
         size, dim, **codebook_options: of each codebook, see `EuclideanCodebook`.
         residual_gradient: the commitment loss of every codebook reaches the input. Off is what EnCodec does (its
             issue 25): there only the first codebook's does, divided by their number.
+        sum_losses: the commitment loss is the sum over the codebooks, as in AudioDec, instead of their mean.
 
     Source: SoundStream, section III-C; `encodec/quantization/core_vq.py`.
     """
 
     def __init__(
-        self, num_quantizers: int, size: int, dim: int, residual_gradient: bool = False, **codebook_options
+        self,
+        num_quantizers: int,
+        size: int,
+        dim: int,
+        residual_gradient: bool = False,
+        sum_losses: bool = False,
+        **codebook_options,
     ) -> None:
         super().__init__()
         self.residual_gradient = residual_gradient
+        self.sum_losses = sum_losses
         self.layers = nn.ModuleList([VectorQuantizer(size, dim, **codebook_options) for _ in range(num_quantizers)])
 
     def encode(self, latents: Tensor, num_quantizers: int | None = None) -> Tensor:
@@ -186,4 +203,6 @@ class ResidualVectorQuantizer(nn.Module):
                 codes.append(index)
                 losses.append(loss)
         quantized = latents.float() + (total - latents.float()).detach()
-        return QuantizerOutput(quantized.to(latents.dtype), torch.stack(codes, dim=1), torch.stack(losses).mean())
+        losses = torch.stack(losses)
+        loss = losses.sum() if self.sum_losses else losses.mean()
+        return QuantizerOutput(quantized.to(latents.dtype), torch.stack(codes, dim=1), loss)
