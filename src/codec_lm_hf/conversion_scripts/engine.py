@@ -45,6 +45,7 @@ class Converter:
         config_from_original: the original project's own configuration, as a dict, to ours.
         read: checkpoint path to the flat original state; `read_checkpoint` by default.
         files: checkpoint path to the files it consists of (their SHA-256 is recorded); the path itself by default.
+        read_config: checkpoint path to the original configuration, for originals that keep it with the weights.
     """
 
     config_class: type[PreTrainedConfig]
@@ -53,6 +54,7 @@ class Converter:
     config_from_original: Callable[[dict], PreTrainedConfig]
     read: Callable[[Path], State] | None = None
     files: Callable[[Path], list[Path]] | None = None
+    read_config: Callable[[Path], dict] | None = None
 
     def rules_for(self, config: PreTrainedConfig) -> Rules:
         return self.rules(config) if callable(self.rules) else self.rules
@@ -167,9 +169,11 @@ def load_original(converter: Converter, checkpoint: Path, config: PreTrainedConf
 def resolve_config(
     converter: Converter, checkpoint: Path, config, preset: str | None
 ) -> tuple[PreTrainedConfig, dict]:
-    """Our configuration and what it came from: a given configuration, a preset, or the file's name."""
+    """Our configuration and what it came from: a given one, a preset, the file's content, or the file's name."""
     if config is not None and preset is not None:
         raise ConversionError("give a configuration or a preset, not both.")
+    if config is None and preset is None and converter.read_config is not None:
+        config = converter.read_config(checkpoint)
     if config is not None:
         original = config if isinstance(config, dict) else _read_config(Path(config))
         try:
