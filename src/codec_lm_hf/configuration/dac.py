@@ -77,7 +77,8 @@ class DacCodecConfig(CodecConfig):
             )
         if not isinstance(self.codebook_dim, int) and len(self.codebook_dim) != self.n_codebooks:
             raise ValueError(
-                f"codebook_dim {self.codebook_dim} must be one number, or one for each of {self.n_codebooks} codebooks."
+                f"codebook_dim {self.codebook_dim} must be one number, or one for each of {self.n_codebooks} "
+                "codebooks."
             )
 
     @classmethod
