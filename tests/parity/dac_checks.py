@@ -6,6 +6,7 @@ import copy
 import math
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import codec_lm_hf
+from codec_lm_hf.bitstream import dac
 from codec_lm_hf.modeling.layers.snake import Snake
 from tests.parity.harness import Case
 
 # The tolerances of case.json.
 AUDIO = {"atol": 2e-5, "rtol": 1e-4}
 GRADIENT = {"atol": 1e-6, "rtol": 1e-3}
+DECOMPRESSED = {"atol": 1e-4, "rtol": 1e-3}
 LOSS = {"atol": 0.0, "rtol": 1e-4}
 
 
@@ -31,6 +34,7 @@ def check(case: Case, workspace: Path) -> None:
         check_codec(case, model)
         check_quantizer(case, model.quantizer)
         check_snake(case)
+    check_files(case, model)
     check_training_step(case, model)
 
 
@@ -148,3 +152,35 @@ def check_training_step(case: Case, model) -> None:
     weighted = 0.25 * output.commitment_loss + output.codebook_loss
     for index, gradient in enumerate(torch.autograd.grad(weighted, entries)):
         case.same(f"train.grad_codebook.{index}", gradient, **GRADIENT)
+
+
+def check_files(case: Case, model) -> None:
+    """Files written by the original are read, and what it compressed gives the same files here."""
+    for made in case.meta["compress"]:
+        name, options = made["name"], made["kwargs"]
+        data = (case.folder / f"{name}.dac").read_bytes()
+        file = dac.read(data)
+        assert dac.write(file) == data, name
+        assert {
+            "chunk_length": file.chunk_length,
+            "original_length": file.original_length,
+            "sample_rate": file.sampling_rate,
+            "channels": len(file.codes),
+            "padding": file.padding,
+        }.items() <= made.items()
+        audio = case.input(f"{name}.input")[0].numpy()
+        ours = dac.read(
+            dac.compress(
+                model,
+                audio,
+                num_quantizers=options.get("n_quantizers"),
+                sampling_rate=made["sample_rate"],
+                window_seconds=options["win_duration"],
+                normalize_db=options.get("normalize_db", dac.NORMALIZED_DB),
+            )
+        )
+        case.same(f"{name}.codes", torch.from_numpy(ours.codes))
+        case.same(f"{name}.input_db", torch.tensor([ours.input_db]), **AUDIO)
+        assert replace(ours, codes=None, input_db=0) == replace(file, codes=None, input_db=0)
+        case.same(f"{name}.audio", torch.from_numpy(dac.decompress(data, model))[None], **DECOMPRESSED)
+    assert dac.delay(model) == case.meta["delay"]
