@@ -15,6 +15,7 @@ from torch import Tensor
 
 import codec_lm_hf
 from codec_lm_hf.bitstream import dac
+from codec_lm_hf.bitstream.dac_container import read, write
 from codec_lm_hf.modeling.layers.snake import Snake
 from tests.parity.harness import Case
 
@@ -159,8 +160,8 @@ def check_files(case: Case, model) -> None:
     for made in case.meta["compress"]:
         name, options = made["name"], made["kwargs"]
         data = (case.folder / f"{name}.dac").read_bytes()
-        file = dac.read(data)
-        assert dac.write(file) == data, name
+        file = read(data)
+        assert write(file) == data, name
         assert {
             "chunk_length": file.chunk_length,
             "original_length": file.original_length,
@@ -169,7 +170,7 @@ def check_files(case: Case, model) -> None:
             "padding": file.padding,
         }.items() <= made.items()
         audio = case.input(f"{name}.input")[0].numpy()
-        ours = dac.read(
+        ours = read(
             dac.compress(
                 model,
                 audio,
