@@ -16,8 +16,11 @@ from torch import Tensor
 import codec_lm_hf
 from codec_lm_hf.bitstream import dac
 from codec_lm_hf.bitstream.dac_container import read, write
+from codec_lm_hf.conversion_scripts.discriminator import CONVERTER as DISCRIMINATOR
+from codec_lm_hf.conversion_scripts.engine import load_original
 from codec_lm_hf.modeling.layers.snake import Snake
-from tests.parity.harness import Case
+from tests.parity import dac_losses as losses
+from tests.parity.harness import Case, maps_with_logits
 
 # The tolerances of case.json.
 AUDIO = {"atol": 2e-5, "rtol": 1e-4}
@@ -35,7 +38,9 @@ def check(case: Case, workspace: Path) -> None:
         check_codec(case, model)
         check_quantizer(case, model.quantizer)
         check_snake(case)
-    check_files(case, model)
+        check_files(case, model)
+        check_discriminator(case)
+        losses.check_losses(case)
     check_training_step(case, model)
 
 
@@ -185,3 +190,15 @@ def check_files(case: Case, model) -> None:
         assert replace(ours, codes=None, input_db=0) == replace(file, codes=None, input_db=0)
         case.same(f"{name}.audio", torch.from_numpy(dac.decompress(data, model))[None], **DECOMPRESSED)
     assert dac.delay(model) == case.meta["delay"]
+
+
+def check_discriminator(case: Case) -> None:
+    config = DISCRIMINATOR.config_from_original(case.meta["discriminator_config"])
+    model = load_original(DISCRIMINATOR, case.folder / "discriminator.pth", config)
+    outputs = {side: model(case.input(f"disc.{side}")) for side in ("real", "fake")}
+    for side, output in outputs.items():
+        for part, maps in enumerate(maps_with_logits(output)):
+            for index, values in enumerate(maps):
+                if f"disc.{side}.{part}.{index}" in case:
+                    case.same(f"disc.{side}.{part}.{index}", values, **GRADIENT)
+    losses.check_adversarial(case, **outputs)

@@ -7,10 +7,7 @@ from pathlib import Path
 
 from ..configuration.dac import DacCodecConfig
 from ..modeling.dac import DacCodecModel
-from .engine import ConversionError, Converter, State, read_checkpoint
-
-# Encoder and decoder number their blocks from 1, and rules count one by one; no model comes near this.
-_MOST_BLOCKS = 12
+from .engine import ConversionError, Converter, Rules, State, read_checkpoint
 
 _WEIGHT_NORM = {
     r"\.weight_g": ".conv.parametrizations.weight.original0",
@@ -20,14 +17,18 @@ _WEIGHT_NORM = {
 _SNAKE = {r"\.alpha": ".alpha"}
 
 
-def _modules() -> Iterator[tuple[str, str, dict[str, str]]]:
+def _modules(config: DacCodecConfig) -> Iterator[tuple[str, str, dict[str, str]]]:
     """The original's name of a module, ours, and the names of its tensors."""
-    for side, layers in (("encoder", r"encoder\.block"), ("decoder", r"decoder\.model")):
+    for side, layers, ratios in (
+        ("encoder", r"encoder\.block", config.downsampling_ratios),
+        ("decoder", r"decoder\.model", config.upsampling_ratios),
+    ):
+        count = len(ratios)
         yield rf"{layers}\.0", f"{side}.conv_in", _WEIGHT_NORM
-        yield rf"{layers}\.\d+", f"{side}.snake", _SNAKE
-        yield rf"{layers}\.\d+", f"{side}.conv_out", _WEIGHT_NORM
+        yield rf"{layers}\.{count + 1}", f"{side}.snake", _SNAKE
+        yield rf"{layers}\.{count + 2}", f"{side}.conv_out", _WEIGHT_NORM
         snake, conv, first_unit = (3, 4, 0) if side == "encoder" else (0, 1, 2)
-        for place in range(_MOST_BLOCKS):
+        for place in range(count):
             block, ours = rf"{layers}\.{place + 1}\.block", f"{side}.blocks.{place}"
             yield rf"{block}\.{snake}", f"{ours}.snake", _SNAKE
             yield rf"{block}\.{conv}", f"{ours}.conv", _WEIGHT_NORM
@@ -41,9 +42,14 @@ def _modules() -> Iterator[tuple[str, str, dict[str, str]]]:
     yield r"quantizer\.quantizers\.(\d+)\.codebook", r"quantizer.layers.\1.codebook", {r"\.weight": ".embed"}
 
 
-RULES = [
-    (pattern + tensor, target + ours) for pattern, target, tensors in _modules() for tensor, ours in tensors.items()
-]
+def rules(config: DacCodecConfig) -> Rules:
+    """The keys of every module, as many as there are blocks."""
+    return [
+        (pattern + tensor, target + ours)
+        for pattern, target, tensors in _modules(config)
+        for tensor, ours in tensors.items()
+    ]
+
 
 _FIELDS = {
     "encoder_dim": "encoder_hidden_size",
@@ -100,4 +106,4 @@ def config_from_original(original: dict) -> DacCodecConfig:
     return DacCodecConfig(**fields)
 
 
-CONVERTER = Converter(DacCodecConfig, DacCodecModel, RULES, config_from_original, read=read, read_config=read_config)
+CONVERTER = Converter(DacCodecConfig, DacCodecModel, rules, config_from_original, read=read, read_config=read_config)
