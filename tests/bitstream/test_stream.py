@@ -46,7 +46,23 @@ def test_half_precision(name):
     model = TINY[name].model().to(torch.bfloat16)
     audio = np.random.default_rng(0).standard_normal((model.config.audio_channels, 9000), np.float32) * 0.1
     pieces = list(encode_blocks(model, [audio]))
-    assert sum(block.shape[1] for block in decode_blocks(model, pieces)) >= 9000
+    codes = torch.from_numpy(np.concatenate([codes for codes, _ in pieces], axis=1))[None]
+    scales = None if pieces[0][1] is None else torch.from_numpy(np.concatenate([scales for _, scales in pieces]))[None]
+    expected = MODELS[name].decode(codes, scales).audio_values.shape[-1]
+    assert sum(block.shape[1] for block in decode_blocks(model, pieces)) == expected
+
+
+@every_codec
+@pytest.mark.parametrize("samples", [1, 3998, 4000, 60000])
+def test_files_decode_to_the_length_of_their_audio(name, samples):
+    model, file = MODELS[name], io.BytesIO()
+    audio = np.random.default_rng(0).standard_normal((model.config.audio_channels, samples), np.float32) * 0.1
+    writer = CodesWriter(file, CodesHeader.of(model))
+    for codes, scales in encode_blocks(model, [audio]):
+        writer.write(codes, scales)
+    writer.close(samples)
+    reader = CodesReader(io.BytesIO(file.getvalue()))
+    assert sum(block.shape[1] for block in trimmed(decode_blocks(model, reader), reader)) == samples
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,14 @@ _AUDIODEC_VOCODER = {
     "vocoder_residual_kernel_sizes": (5,),
 }
 _ENCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "num_quantizers": 4}
+_DAC = {
+    "sampling_rate": 16000,
+    "encoder_hidden_size": 4,
+    "decoder_hidden_size": 32,
+    "n_codebooks": 4,
+    "codebook_size": 64,
+    "codebook_dim": 4,
+}
 
 TINY: dict[str, TinyCase] = {
     "audiodec": TinyCase("audiodec", _AUDIODEC),
@@ -151,6 +159,17 @@ TINY: dict[str, TinyCase] = {
             "residual_kernel_sizes": (3, 5),
             "residual_dilations": ((1, 3), (1, 3)),
             "codebook_size": 64,
+        },
+    ),
+    "dac": TinyCase("dac", {**_DAC, "downsampling_ratios": (2, 4, 5)}),
+    "dac-latent": TinyCase(
+        "dac",
+        {
+            **_DAC,
+            "downsampling_ratios": (3, 4, 5),
+            "upsampling_ratios": (4, 5, 3),
+            "hidden_size": 12,
+            "codebook_dim": (8, 4, 6, 2),
         },
     ),
     "stft_codec": TinyCase(

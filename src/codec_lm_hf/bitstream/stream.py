@@ -52,7 +52,8 @@ def decode_blocks(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Itera
 def trimmed(blocks: Iterable[np.ndarray], reader) -> Iterator[np.ndarray]:
     """Cut decoded blocks to the length that `reader.samples` states once everything has been read.
 
-    The end of the audio is held back by two frames, so that nothing needs to be taken back.
+    The end of the audio is held back by two frames, so that nothing needs to be taken back. A codec whose frames decode
+    to a few samples less than they were made of (DAC) is helped out with zeros, as in `CodecPreTrainedModel.decode`.
     """
     held: np.ndarray | None = None
     keep, done = 2 * reader.header.hop_length, 0
@@ -64,7 +65,9 @@ def trimmed(blocks: Iterable[np.ndarray], reader) -> Iterator[np.ndarray]:
             done += ready
             held = held[:, ready:]
     if held is not None:
-        yield held[:, : max(0, reader.samples - done)]
+        rest = held[:, : max(0, reader.samples - done)]
+        missing = min(reader.samples - done - rest.shape[1], reader.header.hop_length)
+        yield np.pad(rest, ((0, 0), (0, missing)))
 
 
 def _encode_stream(model: CodecPreTrainedModel, blocks: Iterable[np.ndarray], count: int | None) -> Iterator[Codes]:

@@ -8,12 +8,12 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-SUFFIXES = (".codes", ".ecdc", ".lyra")
+SUFFIXES = (".codes", ".ecdc", ".lyra", ".dac")
 
 
 def decode(
     source: Annotated[
-        Path, typer.Argument(help=".codes, .ecdc or .lyra file, a folder of them, or - for standard input.")
+        Path, typer.Argument(help=".codes, .ecdc, .lyra or .dac file, a folder of them, or - for standard input.")
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Audio file, folder, or - for standard output.")
@@ -64,7 +64,15 @@ def write_decoded(
     if codec is None:
         raise ValueError(f"{path} does not say which weights decode it; name them with --codec.")
     model = _codec(codec, models)
-    if kind == ".ecdc":
+    rate, channels = model.config.sampling_rate, model.config.audio_channels
+    if kind == ".dac":
+        from ..bitstream.dac import decompress
+        from ..bitstream.dac_container import read
+
+        content = data.read()
+        audio = decompress(content, model)
+        rate, channels = read(content).sampling_rate, len(audio)
+    elif kind == ".ecdc":
         from ..bitstream.ecdc import decompress
 
         audio = decompress(data.read(), model, None if lm is None else _entropy_lm(lm, models))
@@ -73,7 +81,7 @@ def write_decoded(
 
         # These steps survive being written as 16-bit audio: the file is the original's, not one that was rounded.
         audio = to_pcm16(decompress(data.read(), model, bandwidth=bandwidth)).astype("float32") / 32768
-    write_audio(file, [audio], model.config, suffix)
+    write_audio(file, [audio], rate, channels, suffix)
 
 
 def write_from_codes(data: BinaryIO, file: BinaryIO, suffix: str, codec: str | None, models: dict) -> None:
@@ -84,7 +92,8 @@ def write_from_codes(data: BinaryIO, file: BinaryIO, suffix: str, codec: str | N
     header = reader.header
     model = _codec(codec, models) if codec else _codec(_known(header), models, header.revision)
     header.check_codec(model)
-    write_audio(file, trimmed(decode_blocks(model, _shown(reader, data)), reader), model.config, suffix)
+    blocks = trimmed(decode_blocks(model, _shown(reader, data)), reader)
+    write_audio(file, blocks, model.config.sampling_rate, model.config.audio_channels, suffix)
 
 
 def _shown(reader, data: BinaryIO) -> Iterator:
@@ -120,7 +129,7 @@ def _kind(data: BinaryIO) -> str:
     """The format of what comes without a suffix, by its first bytes."""
     start = data.read(4)
     data.seek(0)
-    return ".ecdc" if start == b"ECDC" else ".codes"
+    return {b"ECDC": ".ecdc", b"\x93NUM": ".dac"}.get(start, ".codes")
 
 
 def _entropy_lm(name: str, models: dict):
@@ -139,7 +148,7 @@ def _codec(name: str, models: dict, revision: str | None = None):
     return models[name, revision]
 
 
-def write_audio(file: BinaryIO, blocks, config, suffix: str) -> None:
+def write_audio(file: BinaryIO, blocks, rate: int, channels: int, suffix: str) -> None:
     """Write blocks `(channels, samples)` as 16-bit audio; into a pipe by a temporary file, since headers come last."""
     import shutil
     import tempfile
@@ -152,14 +161,12 @@ def write_audio(file: BinaryIO, blocks, config, suffix: str) -> None:
     container, subtype = file_format(suffix)
     if not file.seekable():
         with tempfile.TemporaryFile() as spool:
-            write_audio(spool, blocks, config, suffix)
+            write_audio(spool, blocks, rate, channels, suffix)
             spool.seek(0)
             shutil.copyfileobj(spool, file)
         return
     try:
-        with soundfile.SoundFile(
-            file, "w", config.sampling_rate, config.audio_channels, subtype, format=container
-        ) as sink:
+        with soundfile.SoundFile(file, "w", rate, channels, subtype, format=container) as sink:
             for block in blocks:
                 sink.write(np.clip(block, -1, 1).T)
     except soundfile.LibsndfileError as error:

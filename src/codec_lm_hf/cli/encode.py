@@ -19,13 +19,13 @@ def encode(
     ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Rate in kbps; the codec's highest by default.")] = None,
     file_format: Annotated[
-        str | None, typer.Option("--format", help="codes, ecdc or lyra; by the output's suffix.")
+        str | None, typer.Option("--format", help="codes, ecdc, lyra or dac; by the output's suffix.")
     ] = None,
     lm: Annotated[
         str | None, typer.Option(help="EnCodec's entropy model, for smaller .ecdc files: directory or repository id.")
     ] = None,
 ) -> None:
-    """Turn audio into codes. Audio of another rate or number of channels is converted.
+    """Turn audio into codes. Audio of another rate or number of channels is converted (.dac files keep both).
 
     Example: codec-lm encode speech.wav -o speech.codes
     """
@@ -58,11 +58,11 @@ def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str, lm
     if suffix == ".codes":
         with input_file(path) as source:
             write_codes(source, path, file, model, count)
-    elif suffix in (".ecdc", ".lyra"):
+    elif suffix in (".ecdc", ".lyra", ".dac"):
         with input_file(path) as source:
             write_foreign(source, path, file, model, count, suffix, lm)
     else:
-        raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc or .lyra (--format codes).")
+        raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc, .lyra or .dac (--format codes).")
 
 
 def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int) -> None:
@@ -86,6 +86,13 @@ def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int)
 def write_foreign(source: BinaryIO, path: Path, file: BinaryIO, model, count: int, suffix: str, lm=None) -> None:
     from ..processing.audio import load_audio
 
+    if suffix == ".dac":
+        from ..bitstream.dac import compress
+
+        audio, rate = load_audio(source, name=str(path))
+        # As long a window as the original's program takes.
+        file.write(compress(model, audio, count, sampling_rate=rate, window_seconds=5.0))
+        return
     audio, _ = load_audio(source, model.config.sampling_rate, model.config.audio_channels, str(path))
     if suffix == ".ecdc":
         from ..bitstream.ecdc import compress

@@ -12,7 +12,7 @@ import typer
 
 def info(
     target: Annotated[
-        str, typer.Argument(help="A codec (directory or repository id), or a .codes or .ecdc file.")
+        str, typer.Argument(help="A codec (directory or repository id), or a .codes, .ecdc or .dac file.")
     ] = "",
 ) -> None:
     """Show what a codec or a file of codes is. Without an argument: the bundled codec.
@@ -28,14 +28,19 @@ def info(
 
 
 def _file(path: Path) -> dict:
-    """What a `.codes` file says, all of it read, or what the header of an `.ecdc` file says."""
-    from ..bitstream import ecdc
+    """What a `.codes` or `.dac` file says, all of it read, or what the header of an `.ecdc` file says."""
+    from ..bitstream import dac_container, ecdc
     from ..bitstream.codes import CodesReader
     from .common import input_file
 
     with input_file(path) as file:
         if file.read(len(ecdc.MAGIC)) == ecdc.MAGIC:
             return {**asdict(ecdc.read_header(path.read_bytes())), "size": f"{path.stat().st_size} bytes"}
+        file.seek(0)
+        if file.read(len(dac_container.MAGIC)) == dac_container.MAGIC:
+            fields = asdict(dac_container.read(path.read_bytes()))
+            shape = dict(zip(("channels", "codebooks", "frames"), fields.pop("codes").shape, strict=True))
+            return {**shape, **fields, "size": f"{path.stat().st_size} bytes"}
         file.seek(0)
         reader = CodesReader(file)
         frames = sum(codes.shape[1] for codes, _ in reader)

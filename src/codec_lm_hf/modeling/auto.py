@@ -10,7 +10,7 @@ from ..registry import FAMILIES, family
 from .codec_base import CodecPreTrainedModel
 
 # model_type of transformers' own codecs -> the family here that reads their checkpoints.
-NATIVE = {"encodec": "encodec"}
+NATIVE = {"encodec": "encodec", "dac": "dac"}
 
 
 class AutoCodecModel:

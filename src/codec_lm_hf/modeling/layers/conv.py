@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from . import cpu_inference
-from .streaming import Stream, TimeContext, kept_apart, lengths_of, zero_padding
+from .streaming import Stream, TimeContext, Unpadded, kept_apart, lengths_of, zero_padding
 
 PAD_MODES = ("constant", "reflect")
 OVERLAP_PAD_MODES = ("constant", "replicate")
@@ -130,6 +130,8 @@ class SlidingWindow(nn.Module):
         """Results for `x` `(batch, channels, steps)`; see `modeling.layers.streaming` for `time`."""
         if isinstance(time, Stream):
             return self._stream(x, time)
+        if isinstance(time, Unpadded):
+            return self.compute(self._complete(x))
         lengths = lengths_of(time)
         if lengths is None:
             return self.compute(self._complete(self._pad(x)))
@@ -319,6 +321,8 @@ class OverlapAdd(nn.Module):
         """Results `(batch, out_channels, steps * stride)`; see `modeling.layers.streaming` for `time`."""
         if isinstance(time, Stream):
             return self._stream(x, time)
+        if isinstance(time, Unpadded):
+            return self.finish(self.compute(x))
         lengths = lengths_of(time)
         if lengths is not None:
             x = zero_padding(x, time)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Float32Buffers(nn.Module):
-    """A module without children whose tensors keep their type in `model.to(dtype)` and `model.half()`."""
+    """A module whose tensors, and its children's, keep their type in `model.to(dtype)` and `model.half()`."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_type(tensor: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ Every layer that looks along time is called `layer(x, time)` with one of
 - `None`: offline, every row of the batch is valid to its end;
 - `TimeContext`: offline, rows have different lengths. Layers treat each row as if it stood alone;
 - `Stream`: `x` is the next chunk. Layers keep what they need for the next call in the stream, never in themselves,
-  so one model serves any number of streams.
+  so one model serves any number of streams;
+- `Unpadded`: offline, `x` is a window out of a longer signal. Nothing is padded or trimmed.
 
 With a stream, a layer returns the steps that are complete so far (perhaps none); on the final chunk, the rest.
 """
@@ -36,6 +37,13 @@ class TimeContext:
         if self.lengths is None:
             return None
         return (torch.arange(steps, device=self.lengths.device) < self.lengths[:, None])[:, None]
+
+
+class Unpadded(TimeContext):
+    """A window out of a longer signal: convolutions give the outputs whose input is all there, transposed ones all.
+
+    DAC codes long audio in such windows (`CodecMixin.compress` in `dac/model/base.py`).
+    """
 
 
 class Stream(TimeContext):
@@ -138,8 +146,12 @@ def aligned(layers: Sequence[nn.Module], parts: Sequence[Tensor], time: TimeCont
 def delayed(layer: nn.Module, x: Tensor, steps: int, time: TimeContext | None) -> Tensor:
     """The part of a skip connection that belongs to the `steps` new steps of the main path.
 
-    Offline this is `x` itself. In a stream the main path may lag, so the skip waits in a queue kept for `layer`.
+    Offline this is `x` itself. In a stream the main path may lag, so the skip waits in a queue kept for `layer`. What
+    a main path without padding has lost, the skip loses in equal parts at both ends.
     """
+    if isinstance(time, Unpadded):
+        start = (x.shape[-1] - steps) // 2
+        return x[..., start : start + steps]
     if not isinstance(time, Stream):
         return x
     waiting = time.take(layer)

@@ -1,4 +1,5 @@
 from .codebook import Codebook, LearnedCodebook
+from .factorized import FactorizedResidualQuantizer, FactorizedVectorQuantizer
 from .grouped import GroupResidualQuantizer
 from .kmeans import kmeans
 from .vector import EuclideanCodebook, QuantizerOutput, ResidualVectorQuantizer, VectorQuantizer
@@ -6,6 +7,8 @@ from .vector import EuclideanCodebook, QuantizerOutput, ResidualVectorQuantizer,
 __all__ = [
     "Codebook",
     "EuclideanCodebook",
+    "FactorizedResidualQuantizer",
+    "FactorizedVectorQuantizer",
     "GroupResidualQuantizer",
     "LearnedCodebook",
     "QuantizerOutput",

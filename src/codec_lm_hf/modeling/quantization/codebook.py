@@ -68,7 +68,11 @@ class LearnedCodebook(Codebook):
         self.embed = nn.Parameter(torch.empty(size, dim))
 
     def reset(self) -> None:
-        init.uniform_(self.embed, -1 / self.size, 1 / self.size)
+        if self.normalized:
+            # Directions evenly over the sphere; also what DAC starts from.
+            init.normal_(self.embed)
+        else:
+            init.uniform_(self.embed, -1 / self.size, 1 / self.size)
 
 
 def mean_squared_error(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
