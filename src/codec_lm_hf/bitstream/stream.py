@@ -52,8 +52,9 @@ def decode_blocks(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Itera
 def trimmed(blocks: Iterable[np.ndarray], reader) -> Iterator[np.ndarray]:
     """Cut decoded blocks to the length that `reader.samples` states once everything has been read.
 
-    The end of the audio is held back by two frames, so that nothing needs to be taken back. A codec whose frames decode
-    to a few samples less than they were made of (DAC) is helped out with zeros, as in `CodecPreTrainedModel.decode`.
+    The end of the audio is held back by two frames, so that nothing needs to be taken back. A codec whose frames
+    decode to a few samples less than they were made of (DAC) is helped out with zeros, as in
+    `CodecPreTrainedModel.decode`.
     """
     held: np.ndarray | None = None
     keep, done = 2 * reader.header.hop_length, 0
