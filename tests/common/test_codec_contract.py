@@ -10,11 +10,12 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioToken
 
 import codec_lm_hf
 from codec_lm_hf.modeling.quantization import LearnedCodebook
-from tests.common.tiny import STREAMABLE, TINY
+from tests.common.tiny import STREAMABLE, TILEABLE, TINY
 
 ATOL = 2e-5
 every_codec = pytest.mark.parametrize("name", TINY)
 every_stream = pytest.mark.parametrize("name", STREAMABLE)
+every_tileable = pytest.mark.parametrize("name", TILEABLE)
 examples = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 _models: dict = {}
 
@@ -147,12 +148,13 @@ def test_latency_is_what_a_stream_shows(name):
     assert audio.shape[-1] - decoded.shape[-1] == model.stream_latency
 
 
-def test_segmented_codec_refuses_to_stream():
-    with pytest.raises(ValueError, match="cannot be streamed"):
-        model_of("encodec-segments").init_stream()
+@pytest.mark.parametrize("name", sorted(set(TINY) - set(STREAMABLE)))
+def test_what_needs_the_whole_signal_refuses_to_stream(name):
+    with pytest.raises(ValueError, match="cannot be streamed; use encode"):
+        model_of(name).init_stream()
 
 
-@every_stream
+@every_tileable
 def test_long_audio_runs_in_tiles_with_the_same_result(name):
     model = TINY[name].model()
     audio, mask = noise(model, 20000, batch=2), mask_of([20000, 15001])
@@ -304,7 +306,7 @@ def test_tuple_output(name):
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], model.encode(audio).audio_codes)
 
 
-@every_stream
+@every_tileable
 # torch.compile leaves LSTMs out of its graphs unless told otherwise. (Undoing pytest's monkeypatch hides the option.)
 @torch._dynamo.config.patch(allow_rnn=True)
 def test_compiles_without_graph_break(name):

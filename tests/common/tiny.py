@@ -77,6 +77,7 @@ _DAC = {
     "codebook_size": 64,
     "codebook_dim": 4,
 }
+_SPEECHTOKENIZER = {**_ENCODEC, "kmeans_iterations": 2}
 
 TINY: dict[str, TinyCase] = {
     "audiodec": TinyCase("audiodec", _AUDIODEC),
@@ -172,6 +173,11 @@ TINY: dict[str, TinyCase] = {
             "codebook_dim": (8, 4, 6, 2),
         },
     ),
+    "speechtokenizer": TinyCase("speechtokenizer", {**_SPEECHTOKENIZER, "semantic_hidden_size": 12}),
+    "speechtokenizer-snake": TinyCase(
+        "speechtokenizer",
+        {**_SPEECHTOKENIZER, "semantic_hidden_size": 16, "activation": "snake", "bidirectional_lstm": False},
+    ),
     "stft_codec": TinyCase(
         "stft_codec",
         {
@@ -186,4 +192,6 @@ TINY: dict[str, TinyCase] = {
     ),
 }
 
-STREAMABLE = [name for name in TINY if name not in ("encodec-segments", "hificodec")]
+# Those whose layers all take streams, so that long audio runs in tiles; one of them waits for the end of the stream.
+TILEABLE = [name for name in TINY if name not in ("encodec-segments", "hificodec")]
+STREAMABLE = [name for name in TILEABLE if name != "speechtokenizer"]

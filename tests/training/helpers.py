@@ -1,4 +1,4 @@
-"""Recordings, a tiny codec and a tiny discriminator to train in a second."""
+"""Recordings, a tiny codec, a tiny discriminator and a tiny teacher to train in a second."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from transformers import HubertConfig, HubertModel
 
 from codec_lm_hf.configuration.discriminators import CodecDiscriminatorConfig, stft_parts
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
@@ -48,6 +49,22 @@ def discriminator(seed: int = 0, audio_channels: int = 1) -> CodecDiscriminator:
     torch.manual_seed(seed)
     parts = stft_parts((256, 128), filters=4, dilations=(1, 2))
     return CodecDiscriminator(CodecDiscriminatorConfig(parts=parts, audio_channels=audio_channels))
+
+
+def hubert(hidden_size: int = 12) -> HubertModel:
+    """HuBERT base's strides, so 50 frames a second, with few channels."""
+    torch.manual_seed(0)
+    return HubertModel(
+        HubertConfig(
+            hidden_size=hidden_size,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=16,
+            conv_dim=[8] * 7,
+            num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+        )
+    )
 
 
 def arguments(output_dir: Path, **fields) -> CodecTrainingArguments:

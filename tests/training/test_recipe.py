@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
 import codec_lm_hf
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.training.recipe import RecipeError, read_recipe, run_recipe
 from tests.common.tiny import TINY
-from tests.training.helpers import RATE, write_recordings
+from tests.training.helpers import RATE, hubert, write_recordings
 
 PROJECT_RECIPES = sorted(Path(__file__).parents[2].glob("recipes/*.yaml"))
 
@@ -105,9 +106,26 @@ def test_the_model_section_can_name_a_checkpoint(folder):
     assert run(folder, path).model.config.quantizer_dropout == 0.9
 
 
+def test_a_recipe_can_name_a_teacher(folder):
+    hubert(12).save_pretrained(folder / "hubert")
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder / "hubert")
+    case = TINY["speechtokenizer"]
+    model = {"family": case.family, **case.fields}
+    trained = run(
+        folder,
+        write(folder, model=model, teacher={"from": str(folder / "hubert"), "layer": 1}, training__logging_steps=1),
+    )
+    assert (trained.teacher.layer, trained.teacher.normalize) == (1, False)
+    losses = [entry["distillation_loss"] for entry in trained.state.log_history if "distillation_loss" in entry]
+    assert losses and all(math.isfinite(loss) for loss in losses)
+    assert not (folder / "out" / "teacher").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"teacher": {"layers": 1}}, "unknown teacher field 'layers'"),
+        ({"teacher": {"layer": 1}}, "section 'teacher' needs from"),
         ({"optimizer": {}}, "unknown section 'optimizer'"),
         ({"data__crops": 1}, "unknown data field 'crops'"),
         ({"training__steps": 1}, "unknown training field 'steps'"),

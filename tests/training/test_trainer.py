@@ -13,9 +13,20 @@ from transformers import AutoModel
 
 import codec_lm_hf
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
+from codec_lm_hf.training.distillation import SemanticTeacher
 from codec_lm_hf.training.trainer import CodecTrainer
 from tests.common.tiny import TINY
-from tests.training.helpers import RATE, arguments, clips, codec, crops, discriminator, trainer, write_recordings
+from tests.training.helpers import (
+    RATE,
+    arguments,
+    clips,
+    codec,
+    crops,
+    discriminator,
+    hubert,
+    trainer,
+    write_recordings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +71,9 @@ def test_every_codec_trains_in_every_way(name, tmp_path):
     data = type(crops(folder))(sorted(folder.iterdir()), config.sampling_rate, config.audio_channels, 4800)
     against = discriminator(audio_channels=config.audio_channels)
     args = arguments(tmp_path / "run", max_steps=1, balance_losses=True, stft_weight=1.0, ema_decay=0.5)
-    run = CodecTrainer(model, args, against, train_dataset=data)
+    taught = hasattr(model, "semantic_features")
+    teacher = SemanticTeacher(hubert(config.semantic_hidden_size)) if taught else None
+    run = CodecTrainer(model, args, against, teacher, train_dataset=data)
     before = parameters(model)
     run.train()
     after = model.state_dict()

@@ -5,18 +5,7 @@ from __future__ import annotations
 from ..configuration.encodec import EncodecCodecConfig
 from ..modeling.encodec import EncodecCodecModel
 from .engine import ConversionError, Converter
-
-# AcademiCodec's EnCodecs were saved from several processes.
-_WRAPPED = r"(?:module\.)?(encoder|decoder)\.model\.(\d+(?:\.block\.\d+|\.shortcut)?)"
-
-RULES = [
-    (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.weight_g", r"\1.layers.\2.conv.parametrizations.weight.original0"),
-    (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.weight_v", r"\1.layers.\2.conv.parametrizations.weight.original1"),
-    (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.(weight|bias)", r"\1.layers.\2.conv.\3"),
-    (_WRAPPED + r"\.(?:conv|convtr)\.norm\.(weight|bias)", r"\1.layers.\2.norm.\3"),
-    (r"(?:module\.)?(encoder|decoder)\.model\.(\d+)\.lstm\.(.+)", r"\1.layers.\2.lstm.\3"),
-    (r"(?:module\.)?quantizer\.vq\.layers\.(\d+)\._codebook\.(.+)", r"quantizer.layers.\1.codebook.\2"),
-]
+from .seanet import SEANET_RULES
 
 # The original's name of a field -> ours; `None`: any value other than the one given here is refused.
 _FIELDS = {
@@ -73,4 +62,4 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
     return EncodecCodecConfig(**fields)
 
 
-CONVERTER = Converter(EncodecCodecConfig, EncodecCodecModel, RULES, config_from_original)
+CONVERTER = Converter(EncodecCodecConfig, EncodecCodecModel, SEANET_RULES, config_from_original)

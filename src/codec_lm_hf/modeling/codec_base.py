@@ -145,6 +145,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     input_modalities = ("audio",)
     _no_split_modules: list[str] = []
     _keep_in_fp32_modules_strict = {"inited", "cluster_size", "embed", "embed_avg"}
+    output_class = CodecOutput  # of `forward`
 
     # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and
     # faster on a CPU, because layers that need it cut a tile into pieces whose activations stay in the cache.
@@ -178,6 +179,18 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             **options,
         )
 
+    def _quantize(self, latents: Tensor, count: int, **choice) -> Tensor:
+        """Latents to `count` codes a frame; a family's own `encode` may make a further `choice` among codebooks."""
+        return self.quantizer.encode(latents, count, **choice)
+
+    def _dequantize(self, codes: Tensor, **choice) -> Tensor:
+        """Codes to latents; `choice` as in `_quantize`, from a family's own `decode`."""
+        return self.quantizer.decode(codes, **choice).to(self.dtype)
+
+    def _training_outputs(self, latents: Tensor, quantization: QuantizerOutput) -> dict[str, Tensor]:
+        """What else `forward` returns in training; `output_class` has the fields."""
+        return {}
+
     def _num_frames(self, samples: Tensor | int) -> Tensor | int:
         """Frames of a row of `samples` samples."""
         return -(-samples // self.config.hop_length)
@@ -191,6 +204,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         num_quantizers: int | None = None,
         bandwidth: float | None = None,
         return_dict: bool | None = None,
+        **choice,
     ) -> CodecEncoderOutput:
         """Audio to codes.
 
@@ -201,6 +215,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             num_quantizers: codes per frame; all codebooks by default.
             bandwidth: the same choice as a rate in kbps, one of `config.bandwidths`.
             return_dict: `False` returns a plain tuple.
+            **choice: what a family's own `encode` hands on to `_quantize`.
 
         Raises:
             ValueError: empty, non-finite or wrongly shaped audio; a mask with padding at the left; a number of
@@ -210,7 +225,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         lengths = self._check_audio(input_values, padding_mask)
         # Codes carry no gradient, so nothing is recorded for one.
         with torch.no_grad():
-            output = self._encode(input_values, lengths, count)
+            output = self._encode(input_values, lengths, count, **choice)
         return output if self._as_dict(return_dict) else output.to_tuple()
 
     def decode(
@@ -220,6 +235,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         codes_mask: Tensor | None = None,
         padding_mask: Tensor | None = None,
         return_dict: bool | None = None,
+        **choice,
     ) -> CodecDecoderOutput:
         """Codes to audio.
 
@@ -230,6 +246,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros
                 where it is false.
             return_dict: `False` returns a plain tuple.
+            **choice: what a family's own `decode` hands on to `_dequantize`.
 
         Raises:
             ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has.
@@ -242,7 +259,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             if codes_mask is None:
                 frames = self._num_frames(lengths).clamp(max=audio_codes.shape[-1])
                 codes_mask = TimeContext(frames).mask(audio_codes.shape[-1])[:, 0]
-        audio = self._decode(audio_codes, audio_scales, codes_mask)
+        audio = self._decode(audio_codes, audio_scales, codes_mask, **choice)
         if padding_mask is not None:
             samples = padding_mask.shape[-1]
             audio = F.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]
@@ -275,15 +292,15 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             codes = self._encode(input_values, lengths, count)
             mask = padding_mask if padding_mask is not None else input_values.new_ones(input_values[:, 0].shape)
             audio = self.decode(codes.audio_codes, codes.audio_scales, codes.codes_mask, mask).audio_values
-            output = CodecOutput(audio_values=audio, audio_codes=codes.audio_codes, codes_mask=codes.codes_mask)
+            output = self.output_class(audio_values=audio, audio_codes=codes.audio_codes, codes_mask=codes.codes_mask)
         return output if self._as_dict(return_dict) else output.to_tuple()
 
-    def _encode(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
+    def _encode(self, audio: Tensor, lengths: Tensor | None, count: int, **choice) -> CodecEncoderOutput:
         """`encode` after its arguments were checked; `lengths` is `None` where every row is full."""
         if not self.config.normalize:
-            return self._encode_normalized(audio, lengths, count)
+            return self._encode_normalized(audio, lengths, count, **choice)
         scale = self._scale(audio, lengths)
-        output = self._encode_normalized(audio / scale[..., None].to(audio.dtype), lengths, count)
+        output = self._encode_normalized(audio / scale[..., None].to(audio.dtype), lengths, count, **choice)
         output.audio_scales = scale
         return output
 
@@ -295,27 +312,27 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         mask = TimeContext(lengths).mask(audio.shape[-1])[:, 0]
         return ((power * mask).sum(-1, keepdim=True) / lengths.clamp(min=1)[:, None]).sqrt() + 1e-8
 
-    def _encode_normalized(self, audio: Tensor, lengths: Tensor | None, count: int) -> CodecEncoderOutput:
+    def _encode_normalized(self, audio: Tensor, lengths: Tensor | None, count: int, **choice) -> CodecEncoderOutput:
         samples = audio.shape[-1]
         if lengths is not None and self._tiled(samples):
-            return self._encode_row_by_row(audio, lengths, count)
+            return self._encode_row_by_row(audio, lengths, count, **choice)
         if self._tiled(samples):
             stream, codes = Stream(), []
             for piece, stream.final in pieces(audio, self._tile_frames * self.config.hop_length):
                 latents = self._encode_latents(piece, stream)
                 if latents.shape[-1]:
-                    codes.append(self.quantizer.encode(latents, count))
+                    codes.append(self._quantize(latents, count, **choice))
             return CodecEncoderOutput(audio_codes=torch.cat(codes, dim=-1))
         time = None if lengths is None else TimeContext(lengths)
-        codes = self.quantizer.encode(self._encode_latents(audio, time), count)
+        codes = self._quantize(self._encode_latents(audio, time), count, **choice)
         if lengths is None:
             return CodecEncoderOutput(audio_codes=codes)
         mask = TimeContext(self._num_frames(lengths)).mask(codes.shape[-1])
         return CodecEncoderOutput(audio_codes=codes * mask, codes_mask=mask[:, 0])
 
-    def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int) -> CodecEncoderOutput:
+    def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int, **choice) -> CodecEncoderOutput:
         rows = [
-            self._encode_normalized(row[None, :, :length], None, count).audio_codes[0]
+            self._encode_normalized(row[None, :, :length], None, count, **choice).audio_codes[0]
             for row, length in zip(audio, lengths.tolist(), strict=True)
         ]
         frames = torch.tensor([row.shape[-1] for row in rows], device=audio.device)
@@ -324,12 +341,12 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             codes[place, :, : row.shape[-1]] = row
         return CodecEncoderOutput(audio_codes=codes, codes_mask=TimeContext(frames).mask(codes.shape[-1])[:, 0])
 
-    def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **choice) -> Tensor:
         """`decode` after its arguments were checked, to `frames * hop_length` samples."""
         if not self.config.normalize:
-            return self._decode_normalized(codes, mask)
+            return self._decode_normalized(codes, mask, **choice)
         self._check_scales(codes, scales, 1)
-        return self._decode_normalized(codes, mask) * scales[..., None].to(self.dtype)
+        return self._decode_normalized(codes, mask, **choice) * scales[..., None].to(self.dtype)
 
     @staticmethod
     def _check_scales(codes: Tensor, scales: Tensor | None, segments: int) -> None:
@@ -340,13 +357,13 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
                 f"encode() returned them; got {got}."
             )
 
-    def _decode_normalized(self, codes: Tensor, mask: Tensor | None) -> Tensor:
+    def _decode_normalized(self, codes: Tensor, mask: Tensor | None, **choice) -> Tensor:
         frames = codes.shape[-1]
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
         if mask is not None and self._tiled(frames * self.config.hop_length):
             rows = [
-                self._decode_normalized(row[None, :, : int(valid.sum())], None)[0]
+                self._decode_normalized(row[None, :, : int(valid.sum())], None, **choice)[0]
                 for row, valid in zip(codes, mask, strict=True)
             ]
             samples = max(row.shape[-1] for row in rows)
@@ -355,7 +372,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             stream, done = Stream(), 0
             audio = None
             for piece, stream.final in pieces(codes, self._tile_frames):
-                part = self._decode_latents(self._dequantize(piece), stream)
+                part = self._decode_latents(self._dequantize(piece, **choice), stream)
                 if audio is None:
                     audio = part.new_empty(*part.shape[:-1], frames * self.config.hop_length)
                 audio[..., done : done + part.shape[-1]] = part
@@ -363,10 +380,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             return audio[..., :done]
         time = None if mask is None else TimeContext(mask.sum(-1))
         # Afterwards the context holds the rows' lengths in samples.
-        return zero_padding(self._decode_latents(self._dequantize(codes), time), time)
-
-    def _dequantize(self, codes: Tensor) -> Tensor:
-        return self.quantizer.decode(codes).to(self.dtype)
+        return zero_padding(self._decode_latents(self._dequantize(codes, **choice), time), time)
 
     def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor) -> CodecOutput:
         scale = self._scale(audio, lengths)[..., None].to(audio.dtype) if self.config.normalize else 1.0
@@ -389,7 +403,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         loss = reconstruction_loss + quantization.commitment_loss
         if quantization.codebook_loss is not None:
             loss = loss + quantization.codebook_loss
-        return CodecOutput(
+        return self.output_class(
             loss=loss,
             reconstruction_loss=reconstruction_loss,
             commitment_loss=quantization.commitment_loss,
@@ -397,6 +411,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             audio_values=decoded,
             audio_codes=quantization.codes,
             codes_mask=mask,
+            **self._training_outputs(latents, quantization),
         )
 
     def _drop_quantizers(self, count: int, batch_size: int, dropout: float) -> int | Tensor:
@@ -411,7 +426,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     @property
     def streamable(self) -> bool:
         """Whether `encode_chunk` and `decode_chunk` work: no part looks at the whole signal at once."""
-        return not (self.config.normalize or any(isinstance(module, TimeGroupNorm) for module in self.modules()))
+        return self._tileable and not any(getattr(module, "waits_for_end", False) for module in self.modules())
 
     def init_stream(self, batch_size: int = 1) -> CodecStream:
         """State for `encode_chunk` and `decode_chunk`.
@@ -444,7 +459,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             group.encoder.final = final
             latents = self._encode_latents(input_values[group.rows], group.encoder)
             if latents.shape[-1]:
-                codes = self.quantizer.encode(latents, count)
+                codes = self._quantize(latents, count)
             else:
                 codes = latents.new_zeros(latents.shape[0], count, 0, dtype=torch.long)
             parts.append((group.rows, codes))
@@ -484,11 +499,19 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         return silence.shape[-1] - self.decode_chunk(codes, state).audio_values.shape[-1]
 
     @property
+    def _tileable(self) -> bool:
+        """Whether long audio can be run as a stream of tiles, with the same result: all layers take streams.
+
+        A layer that gives nothing before the end (`waits_for_end`) is no hindrance, though of no use in a live stream.
+        """
+        return not (self.config.normalize or any(isinstance(module, TimeGroupNorm) for module in self.modules()))
+
+    @property
     def _tile_frames(self) -> int:
         return max(1, round(self.tile_seconds * self.config.sampling_rate / self.config.hop_length))
 
     def _tiled(self, samples: int) -> bool:
-        if self.training or torch.compiler.is_compiling() or not self.streamable:
+        if self.training or torch.compiler.is_compiling() or not self._tileable:
             return False
         return samples > self.whole_seconds * self.config.sampling_rate
 
@@ -597,8 +620,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     def _check_streamable(self) -> None:
         if not self.streamable:
             raise ValueError(
-                f"{type(self).__name__} so configured looks at a whole segment at once and cannot be streamed; "
-                "use encode() and decode(), which work segment by segment."
+                f"{type(self).__name__} so configured looks at the whole signal (or a whole segment) at once and "
+                "cannot be streamed; use encode() and decode()."
             )
 
     # --- weights ---------------------------------------------------------------------------------------------------

@@ -220,11 +220,14 @@ def _scales(window_sizes: Sequence[int], **given: Sequence[int] | None) -> list[
     return scales
 
 
-def distillation_loss(features: Tensor, teacher: Tensor, axis: str = "dimension") -> Tensor:
+def distillation_loss(
+    features: Tensor, teacher: Tensor, mask: Tensor | None = None, axis: str = "dimension"
+) -> Tensor:
     """Distance of a codec's semantic features to a teacher's, over the frames that both have.
 
     Args:
         features, teacher: `(batch, frames, dim)`.
+        mask: bool `(batch, frames)`; only these frames count. `None`: all that both have.
         axis: `"dimension"`: the cosine similarity, over time, of each dimension; `"time"`: that of each frame, and the
             mean absolute difference. Its negative log-sigmoid is averaged.
 
@@ -232,10 +235,13 @@ def distillation_loss(features: Tensor, teacher: Tensor, axis: str = "dimension"
     """
     _check("axis", axis, ("dimension", "time"))
     frames = min(features.shape[1], teacher.shape[1])
-    features, teacher = features[:, :frames], teacher[:, :frames]
-    similarity = F.cosine_similarity(features, teacher, dim=1 if axis == "dimension" else 2)
-    loss = -F.logsigmoid(similarity).mean()
-    return loss if axis == "dimension" else loss + (features - teacher).abs().mean()
+    features, teacher = features[:, :frames].float(), teacher[:, :frames].float()
+    mask = torch.ones_like(features[..., 0], dtype=torch.bool) if mask is None else mask[:, :frames]
+    if axis == "dimension":
+        # Zeros change no product, so each row's cosine is that of its own frames.
+        return -F.logsigmoid(F.cosine_similarity(features * mask[..., None], teacher * mask[..., None], dim=1)).mean()
+    features, teacher = features[mask], teacher[mask]
+    return -F.logsigmoid(F.cosine_similarity(features, teacher)).mean() + (features - teacher).abs().mean()
 
 
 def discriminator_loss(kind: str, real: Sequence[Tensor], fake: Sequence[Tensor], reduction: str = "mean") -> Tensor:

@@ -15,9 +15,10 @@ from ..modeling.discriminators import CodecDiscriminator
 from ..processing.feature_extraction import CodecFeatureExtractor
 from ..registry import FAMILIES, Family, family
 from .data import Augmentation, ClipDataset, CropDataset, StreamCropDataset, find_recordings, recordings_of
+from .distillation import SemanticTeacher
 from .trainer import CodecTrainer, CodecTrainingArguments
 
-_SECTIONS = ("model", "discriminator", "data", "training")
+_SECTIONS = ("model", "discriminator", "teacher", "data", "training")
 _DATA = (
     "train",
     "hub",
@@ -65,8 +66,17 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     _check_names("data field", recipe["data"], _DATA)
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
+    _check_teacher(recipe.get("teacher"))
     _check_names("training field", recipe["training"], [entry.name for entry in fields(CodecTrainingArguments)])
     return recipe
+
+
+def _check_teacher(section: dict[str, Any] | None) -> None:
+    if section is None:
+        return
+    _check_names("teacher field", section, ("from", "layer"))
+    if "from" not in section:
+        raise RecipeError("the section 'teacher' needs from, a speech model with its feature extractor.")
 
 
 def _check_names(kind: str, given: dict, known) -> None:
@@ -93,6 +103,11 @@ def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | 
     if "from" in section:
         return row.load("model").from_pretrained(section.pop("from"), **section)
     return row.load("model")(_config(row, section))
+
+
+def build_teacher(section: dict[str, Any] | None) -> SemanticTeacher | None:
+    """The teacher of a recipe: `from` a checkpoint, and the `layer` of `SemanticTeacher`."""
+    return None if section is None else SemanticTeacher.from_pretrained(section["from"], section.get("layer"))
 
 
 def _family(section: dict[str, Any], kind: str) -> Family:
@@ -178,11 +193,11 @@ def run_recipe(
     arguments = CodecTrainingArguments(**{**recipe["training"], **overrides})
     set_seed(arguments.seed)
     model = build_model({"from": start_from} if start_from is not None else recipe["model"])
-    discriminator = build_discriminator(recipe.get("discriminator"))
+    discriminator, teacher = build_discriminator(recipe.get("discriminator")), build_teacher(recipe.get("teacher"))
     train, clips = build_datasets(recipe["data"], model, Path(data_root))
     extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
     trainer = CodecTrainer(
-        model, arguments, discriminator, train_dataset=train, eval_dataset=clips, processing_class=extractor
+        model, arguments, discriminator, teacher, train_dataset=train, eval_dataset=clips, processing_class=extractor
     )
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.save_model()

@@ -26,6 +26,7 @@ from ..modeling.quantization.kmeans import broadcast
 from ..processing.audio import save_audio
 from .balancer import Balancer
 from .data import collate
+from .distillation import SemanticTeacher
 from .losses import (
     ADVERSARIAL,
     REDUCTIONS,
@@ -33,6 +34,7 @@ from .losses import (
     MultiScaleStftLoss,
     adversarial_loss,
     discriminator_loss,
+    distillation_loss,
     feature_matching_loss,
     time_l1,
 )
@@ -48,6 +50,7 @@ class CodecTrainingArguments(TrainingArguments):
         time_weight, mel_weight, stft_weight: of the reconstruction losses.
         commitment_weight, codebook_weight: of the quantizers' losses; a codec whose codebooks follow moving averages
             has no codebook loss.
+        distillation_weight: of the distance to the teacher's features, where there is a teacher.
         mel_scales_per_step: see `MultiScaleMelLoss`.
         mel_loss_kwargs, stft_loss_kwargs: other arguments of `MultiScaleMelLoss` and `MultiScaleStftLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
@@ -78,6 +81,7 @@ class CodecTrainingArguments(TrainingArguments):
     stft_loss_kwargs: dict | None = field(default=None)
     commitment_weight: float = field(default=0.25)
     codebook_weight: float = field(default=1.0)
+    distillation_weight: float = field(default=1.0)
     adversarial_weight: float = field(default=1.0)
     feature_weight: float = field(default=2.0)
     balance_losses: bool = field(default=False)
@@ -167,6 +171,7 @@ class CodecTrainer(Trainer):
         model: the codec.
         args: `CodecTrainingArguments`.
         discriminator: if any; saved as `discriminator/` in every checkpoint.
+        teacher: of the semantic features of a codec that has such; it is not saved.
         train_dataset, eval_dataset: see `training.data`.
         **kwargs: as for `transformers.Trainer`.
     """
@@ -176,6 +181,7 @@ class CodecTrainer(Trainer):
         model: CodecPreTrainedModel,
         args: CodecTrainingArguments,
         discriminator: CodecDiscriminator | None = None,
+        teacher: SemanticTeacher | None = None,
         train_dataset=None,
         eval_dataset=None,
         **kwargs,
@@ -185,6 +191,11 @@ class CodecTrainer(Trainer):
         self.discriminator = discriminator
         if discriminator is not None:
             discriminator.to(args.device)
+        self.teacher = teacher
+        if teacher is not None:
+            if not hasattr(model, "semantic_features"):
+                raise ValueError(f"{type(model).__name__} has no semantic features to teach; leave out the teacher.")
+            teacher.to(args.device)
         self.mel_loss = MultiScaleMelLoss(
             model.config.sampling_rate, scales_per_step=args.mel_scales_per_step, **(args.mel_loss_kwargs or {})
         ).to(args.device)
@@ -252,7 +263,10 @@ class CodecTrainer(Trainer):
         quantization = {"commitment": output["commitment_loss"].float()}
         if output.get("codebook_loss") is not None:
             quantization["codebook"] = output["codebook_loss"].float()
-        weights = {"commitment": self.args.commitment_weight, "codebook": self.args.codebook_weight}
+        if self.teacher is not None:
+            heard, mask = self.teacher(target, inputs.get("padding_mask"))
+            quantization["distillation"] = distillation_loss(output["semantic_features"], heard, mask)
+        weights = {name: getattr(self.args, f"{name}_weight") for name in quantization}
         loss = self._combine(losses, audio) + sum(weights[name] * term for name, term in quantization.items())
         self._record({**losses, **quantization})
         return (loss, output) if return_outputs else loss

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from . import cpu_inference
-from .streaming import Stream, TimeContext
+from .streaming import Stream, TimeContext, lengths_of
 
 
 class ResidualLSTM(nn.Module):
-    """Unidirectional LSTM over time with its input added to its output, from a zero state.
+    """LSTM over time with its input added to its output, from a zero state.
 
     Args:
-        channels: input, hidden and output size.
+        channels: input and hidden size.
         num_layers: stacked layers.
+        bidirectional: a second LSTM reads each row from its end. The output then has twice the channels, the input is
+            added to both halves, and a stream gets nothing before its final chunk.
 
-    Source: `SLSTM` in `encodec/modules/lstm.py`.
+    Source: `SLSTM` in `encodec/modules/lstm.py`; for both directions in `speechtokenizer/modules/lstm.py`.
     """
 
     batch_axis = 1  # of the state carried in a stream
 
-    def __init__(self, channels: int, num_layers: int) -> None:
+    def __init__(self, channels: int, num_layers: int, bidirectional: bool = False) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(channels, channels, num_layers)
+        self.lstm = nn.LSTM(channels, channels, num_layers, bidirectional=bidirectional)
+        self.waits_for_end = bidirectional
+        self.out_channels = channels * (1 + bidirectional)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        """`x` `(batch, channels, steps)` to `(batch, out_channels, steps)`."""
+        if self.waits_for_end:
+            return self._both_ways(x, time)
         if x.shape[-1] == 0:
             return x
         steps_first = x.permute(2, 0, 1)
@@ -34,3 +43,19 @@ class ResidualLSTM(nn.Module):
         if streamed:
             time.keep(self, state)
         return (y + steps_first).permute(1, 2, 0)
+
+    def _both_ways(self, x: Tensor, time: TimeContext | None) -> Tensor:
+        steps_first, lengths = x.permute(2, 0, 1), lengths_of(time)
+        if isinstance(time, Stream):
+            waiting = (*(time.take(self) or ()), steps_first)
+            if not time.final:
+                time.keep(self, waiting)
+                return x.new_zeros(len(x), self.out_channels, 0)
+            steps_first = torch.cat(waiting)
+        if lengths is None:
+            y, _ = self.lstm(steps_first)
+        else:
+            # Packed, so that the way back starts at each row's own end and not in its padding.
+            packed = pack_padded_sequence(steps_first, lengths.cpu(), enforce_sorted=False)
+            y, _ = pad_packed_sequence(self.lstm(packed)[0], total_length=x.shape[-1])
+        return (y + steps_first.repeat(1, 1, 2)).permute(1, 2, 0)

@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from . import cpu_inference
 from .conv import Conv1d, ConvTranspose1d
 from .lstm import ResidualLSTM
+from .snake import Snake
 from .streaming import Stream, TimeContext, cached_frames, delayed, in_pieces
 
-ACTIVATIONS = ("elu", "leaky_relu")
+ACTIVATIONS = ("elu", "leaky_relu", "snake")
 # Of a leaky ReLU.
 SLOPE = 0.2
 
 
-def activation_by_name(name: str) -> nn.Module:
+def activation_by_name(name: str, channels: int | None = None) -> nn.Module:
+    """One of `ACTIVATIONS`; snake has a parameter for each of `channels`."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {ACTIVATIONS}, got {name!r}.")
+    if name == "snake":
+        return Snake(channels)
     return nn.ELU() if name == "elu" else nn.LeakyReLU(SLOPE)
 
 
@@ -31,7 +35,7 @@ def activate(activation: nn.Module, x: Tensor) -> Tensor:
 
 def _run(layers: Sequence[nn.Module], x: Tensor, time: TimeContext | None) -> Tensor:
     for layer in layers:
-        x = activate(layer, x) if isinstance(layer, (nn.ELU, nn.LeakyReLU)) else layer(x, time)
+        x = activate(layer, x) if isinstance(layer, (nn.ELU, nn.LeakyReLU, Snake)) else layer(x, time)
     return x
 
 
@@ -44,7 +48,7 @@ class SeanetResidualUnit(nn.Module):
         compress: the bottleneck has `channels // compress` channels.
         use_conv_shortcut: the skip is a kernel-1 convolution instead of the identity.
         conv_options: causal, pad_mode, norm_type and fused, for every `Conv1d`.
-        activation: `"elu"` or `"leaky_relu"`, before each convolution of the block.
+        activation: one of `ACTIVATIONS`, before each convolution of the block.
     """
 
     def __init__(
@@ -61,9 +65,9 @@ class SeanetResidualUnit(nn.Module):
         hidden = channels // compress
         self.block = nn.ModuleList(
             [
-                activation_by_name(activation),
+                activation_by_name(activation, channels),
                 Conv1d(channels, hidden, kernel_size, dilation=dilation, **conv_options),
-                activation_by_name(activation),
+                activation_by_name(activation, hidden),
                 Conv1d(hidden, channels, 1, **conv_options),
             ]
         )
@@ -87,8 +91,11 @@ class SeanetEncoder(nn.Module):
         kernel_size, last_kernel_size, residual_kernel_size, compress, use_conv_shortcut: see `SeanetResidualUnit`.
         num_lstm_layers: LSTM layers at the frame rate; 0 for none.
         conv_options: causal, pad_mode, norm_type and fused, for every convolution.
+        activation: one of `ACTIVATIONS`, before every convolution but the first.
+        bidirectional_lstm: see `ResidualLSTM`; the last convolution then sees twice the channels.
 
-    Source: SoundStream, section III; `encodec/modules/seanet.py`.
+    Source: SoundStream, section III; `encodec/modules/seanet.py`; for the last two arguments
+    `speechtokenizer/modules/seanet.py`.
     """
 
     def __init__(
@@ -106,6 +113,8 @@ class SeanetEncoder(nn.Module):
         use_conv_shortcut: bool,
         num_lstm_layers: int,
         conv_options: dict,
+        activation: str = "elu",
+        bidirectional_lstm: bool = False,
     ) -> None:
         super().__init__()
         width = num_filters
@@ -115,14 +124,18 @@ class SeanetEncoder(nn.Module):
                 dilation = dilation_growth_rate**index
                 layers.append(
                     SeanetResidualUnit(
-                        width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options
+                        width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options, activation
                     )
                 )
-            layers += [nn.ELU(), Conv1d(width, width * 2, ratio * 2, stride=ratio, **conv_options)]
+            layers += [
+                activation_by_name(activation, width),
+                Conv1d(width, width * 2, ratio * 2, stride=ratio, **conv_options),
+            ]
             width *= 2
         if num_lstm_layers:
-            layers.append(ResidualLSTM(width, num_lstm_layers))
-        layers += [nn.ELU(), Conv1d(width, dimension, last_kernel_size, **conv_options)]
+            layers.append(ResidualLSTM(width, num_lstm_layers, bidirectional_lstm))
+            width = layers[-1].out_channels
+        layers += [activation_by_name(activation, width), Conv1d(width, dimension, last_kernel_size, **conv_options)]
         self.layers = nn.ModuleList(layers)
         self.hop_length = math.prod(ratios)
         self.num_filters = num_filters
@@ -161,6 +174,7 @@ class SeanetDecoder(nn.Module):
         num_lstm_layers: int,
         trim_right_ratio: float,
         conv_options: dict,
+        activation: str = "elu",
     ) -> None:
         super().__init__()
         width = num_filters * 2 ** len(ratios)
@@ -170,7 +184,7 @@ class SeanetDecoder(nn.Module):
             layers.append(ResidualLSTM(width, num_lstm_layers))
         for ratio in ratios:
             layers += [
-                nn.ELU(),
+                activation_by_name(activation, width),
                 ConvTranspose1d(
                     width, width // 2, ratio * 2, stride=ratio, trim_right_ratio=trim_right_ratio, **up_options
                 ),
@@ -180,10 +194,10 @@ class SeanetDecoder(nn.Module):
                 dilation = dilation_growth_rate**index
                 layers.append(
                     SeanetResidualUnit(
-                        width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options
+                        width, residual_kernel_size, dilation, compress, use_conv_shortcut, conv_options, activation
                     )
                 )
-        layers += [nn.ELU(), Conv1d(width, channels, last_kernel_size, **conv_options)]
+        layers += [activation_by_name(activation, width), Conv1d(width, channels, last_kernel_size, **conv_options)]
         self.layers = nn.ModuleList(layers)
         self.hop_length = math.prod(ratios)
         self.num_filters = num_filters

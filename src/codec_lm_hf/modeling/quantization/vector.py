@@ -19,12 +19,15 @@ class QuantizerOutput(NamedTuple):
         codes: `(batch, codebooks, frames)` int64.
         commitment_loss: scalar: how far the input is from its codes, which draws the encoder.
         codebook_loss: scalar: the same distance, drawing the codes; `None` where codebooks follow moving averages.
+        first_entries: `(batch, dim, frames)`, the entries that the first codebook of a residual quantizer chose,
+            without gradient.
     """
 
     quantized: Tensor
     codes: Tensor
     commitment_loss: Tensor
     codebook_loss: Tensor | None = None
+    first_entries: Tensor | None = None
 
 
 class EuclideanCodebook(Codebook):
@@ -161,21 +164,32 @@ class ResidualVectorQuantizer(nn.Module):
         self.sum_losses = sum_losses
         self.layers = nn.ModuleList([VectorQuantizer(size, dim, **codebook_options) for _ in range(num_quantizers)])
 
-    def encode(self, latents: Tensor, num_quantizers: int | None = None) -> Tensor:
-        """Latents `(batch, dim, frames)` to codes `(batch, num_quantizers, frames)`, computed in float32."""
+    def encode(self, latents: Tensor, num_quantizers: int | None = None, first: int = 0) -> Tensor:
+        """Latents `(batch, dim, frames)` to codes `(batch, num_quantizers, frames)`, computed in float32.
+
+        Args:
+            latents: what the first codebook used quantizes.
+            num_quantizers: codebooks to use; all from `first` on by default.
+            first: the codebook to start with.
+        """
         residual = latents.float().transpose(1, 2)
         codes = []
         with torch.autocast(latents.device.type, enabled=False):
-            for layer in self.layers[:num_quantizers]:
+            for layer in self.layers[first:][:num_quantizers]:
                 index = layer.codebook.encode(residual)
                 residual = residual - layer.codebook.decode(index)
                 codes.append(index)
         return torch.stack(codes, dim=1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes `(batch, codebooks, frames)` to latents `(batch, dim, frames)` float32; fewer codebooks are fine."""
-        quantized = self.layers[0].codebook.decode(codes[:, 0])
-        for index, layer in zip(codes.unbind(1)[1:], self.layers[1:], strict=False):
+    def decode(self, codes: Tensor, first: int = 0) -> Tensor:
+        """Codes `(batch, codebooks, frames)` to latents `(batch, dim, frames)` float32; fewer codebooks are fine.
+
+        Args:
+            codes: of the codebooks from `first` on.
+            first: the codebook that `codes[:, 0]` belong to.
+        """
+        quantized = self.layers[first].codebook.decode(codes[:, 0])
+        for index, layer in zip(codes.unbind(1)[1:], self.layers[first + 1 :], strict=False):
             quantized = quantized + layer.codebook.decode(index)
         return quantized.transpose(1, 2)
 
@@ -193,7 +207,7 @@ class ResidualVectorQuantizer(nn.Module):
         per_row = num_quantizers if isinstance(num_quantizers, Tensor) else None
         residual = latents.float()
         total = torch.zeros_like(residual)
-        codes, losses = [], []
+        codes, losses, first_entries = [], [], None
         with torch.autocast(latents.device.type, enabled=False):
             for position, layer in enumerate(self.layers if per_row is not None else self.layers[:num_quantizers]):
                 quantized, index, loss = layer(residual, mask)
@@ -202,7 +216,10 @@ class ResidualVectorQuantizer(nn.Module):
                 total = total + (quantized if per_row is None else quantized * (per_row > position)[:, None, None])
                 codes.append(index)
                 losses.append(loss)
+                first_entries = quantized if first_entries is None else first_entries
         quantized = latents.float() + (total - latents.float()).detach()
         losses = torch.stack(losses)
         loss = losses.sum() if self.sum_losses else losses.mean()
-        return QuantizerOutput(quantized.to(latents.dtype), torch.stack(codes, dim=1), loss)
+        return QuantizerOutput(
+            quantized.to(latents.dtype), torch.stack(codes, dim=1), loss, first_entries=first_entries
+        )

@@ -1,0 +1,71 @@
+"""Teachers of semantic features: what a speech model hears, frame by frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
+
+
+class SemanticTeacher(nn.Module):
+    """Hidden states of a speech model of transformers (HuBERT, WavLM, wav2vec 2.0), for `losses.distillation_loss`.
+
+    Args:
+        model: it is put into eval mode and gets no gradient. Its frame rate should be the codec's: 50 Hz for HuBERT.
+        layer: which hidden state, 0 being what enters the first layer; `None`: the mean of all of them.
+        normalize: give each row zero mean and unit variance first, as these models' feature extractors do where their
+            `do_normalize` is set.
+
+    Source: SpeechTokenizer, section 3.2; `scripts/hubert_rep_extract.py` of its code.
+    """
+
+    def __init__(self, model: PreTrainedModel, layer: int | None = None, normalize: bool = True) -> None:
+        super().__init__()
+        count = model.config.num_hidden_layers + 1
+        if layer is not None and not 0 <= layer < count:
+            raise ValueError(
+                f"layer={layer}, but this teacher has hidden states 0 to {count - 1}; None is their mean."
+            )
+        self.model = model.eval().requires_grad_(False)
+        self.layer = layer
+        self.normalize = normalize
+
+    @classmethod
+    def from_pretrained(cls, name: str, layer: int | None = None) -> SemanticTeacher:
+        """A teacher from the Hub or a folder that holds a speech model and its feature extractor."""
+        extractor = AutoFeatureExtractor.from_pretrained(name)
+        return cls(AutoModel.from_pretrained(name), layer, extractor.do_normalize)
+
+    def train(self, mode: bool = True) -> SemanticTeacher:
+        """A teacher does not learn: it stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Audio to features.
+
+        Args:
+            input_values: `(batch, 1, samples)` at the rate of both models.
+            padding_mask: `(batch, samples)`, true on real samples. Each row is heard alone then: speech models with
+                norms over time hear padding, too.
+
+        Returns:
+            `(batch, frames, dim)`, zero beyond a row's end, and a bool mask `(batch, frames)`, `None` where all frames
+            count.
+        """
+        if padding_mask is None or bool(padding_mask.bool().all()):
+            return self._hear(input_values[:, 0]), None
+        lengths = padding_mask.bool().sum(-1).tolist()
+        rows = [self._hear(row[:, :length])[0] for row, length in zip(input_values, lengths, strict=True)]
+        features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        frames = torch.tensor([len(row) for row in rows], device=features.device)
+        return features, torch.arange(features.shape[1], device=features.device) < frames[:, None]
+
+    def _hear(self, audio: Tensor) -> Tensor:
+        audio = audio.float()
+        if self.normalize:
+            variance, mean = torch.var_mean(audio, dim=-1, correction=0, keepdim=True)
+            audio = (audio - mean) / (variance + 1e-7).sqrt()
+        states = self.model(audio.to(self.model.dtype), output_hidden_states=True).hidden_states
+        heard = torch.stack(states).mean(0) if self.layer is None else states[self.layer]
+        return heard.float()

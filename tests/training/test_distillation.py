@@ -1,0 +1,97 @@
+"""The teacher of semantic features, over a tiny HuBERT, and a codec that learns from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Wav2Vec2FeatureExtractor
+
+from codec_lm_hf.training.distillation import SemanticTeacher
+from codec_lm_hf.training.losses import distillation_loss
+from codec_lm_hf.training.trainer import CodecTrainer
+from tests.common.tiny import TINY
+from tests.training.helpers import arguments, codec, crops, hubert, write_recordings
+
+
+def noise(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.05
+
+
+def test_features_are_what_the_speech_model_says_of_extracted_audio():
+    model, audio = hubert().eval(), noise(2, 1, 4000)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    extracted = extractor(list(audio[:, 0].numpy()), sampling_rate=16000, return_tensors="pt").input_values
+    with torch.no_grad():
+        states = model(extracted, output_hidden_states=True).hidden_states
+    features, mask = SemanticTeacher(model)(audio)
+    assert mask is None and len(states) == 3
+    torch.testing.assert_close(features, (states[0] + states[1] + states[2]) / 3)
+    torch.testing.assert_close(SemanticTeacher(model, layer=1)(audio)[0], states[1])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_folder_says_how_its_model_wants_audio(normalize, tmp_path):
+    model, audio = hubert(), noise(1, 1, 4000)
+    model.save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=normalize).save_pretrained(tmp_path)
+    teacher = SemanticTeacher.from_pretrained(tmp_path, layer=2)
+    torch.testing.assert_close(teacher(audio)[0], SemanticTeacher(model, 2, normalize)(audio)[0])
+
+
+def test_rows_of_a_padded_batch_are_heard_alone():
+    teacher, audio = SemanticTeacher(hubert()), noise(2, 1, 4000)
+    padding_mask = (torch.arange(4000) < torch.tensor([2500, 4000])[:, None]).long()
+    features, mask = teacher(audio, padding_mask)
+    for row, length in enumerate((2500, 4000)):
+        alone = teacher(audio[row : row + 1, :, :length])[0][0]
+        assert mask[row].sum() == len(alone)
+        torch.testing.assert_close(features[row, mask[row]], alone)
+        assert not features[row, ~mask[row]].any()
+
+
+def test_a_teacher_never_learns():
+    teacher = SemanticTeacher(hubert()).train()
+    assert not teacher.model.training
+    assert not any(weight.requires_grad for weight in teacher.parameters())
+    assert not teacher(noise(1, 1, 4000))[0].requires_grad
+
+
+def test_a_layer_that_is_not_there():
+    with pytest.raises(ValueError, match="layer=3, but this teacher has hidden states 0 to 2; None is their mean"):
+        SemanticTeacher(hubert(), layer=3)
+
+
+@pytest.mark.parametrize("axis", ["dimension", "time"])
+def test_padding_teaches_nothing(axis):
+    features, teacher = noise(2, 12, 5), noise(2, 13, 5)
+    mask = torch.arange(13) < torch.tensor([[12], [7]])
+    loss = distillation_loss(features, teacher, mask, axis)
+    if axis == "dimension":
+        alone = [
+            distillation_loss(features[row, None, :end], teacher[row, None, :end]) for row, end in enumerate((12, 7))
+        ]
+        torch.testing.assert_close(loss, (alone[0] + alone[1]) / 2)
+    features[1, 7:] = teacher[1, 7:] = 9.0
+    torch.testing.assert_close(distillation_loss(features, teacher, mask, axis), loss)
+
+
+def test_a_codec_draws_near_to_its_teacher(tmp_path):
+    case = TINY["speechtokenizer"]
+    torch.manual_seed(0)
+    # The distance to the teacher alone.
+    weights = {"time_weight": 0.0, "mel_weight": 0.0, "commitment_weight": 0.0, "distillation_weight": 120.0}
+    run = CodecTrainer(
+        case.model_class(case.config()),
+        arguments(tmp_path / "run", max_steps=30, **weights),
+        teacher=SemanticTeacher(hubert()),
+        train_dataset=crops(write_recordings(tmp_path / "audio")),
+    )
+    run.train()
+    losses = [entry["distillation_loss"] for entry in run.state.log_history if "distillation_loss" in entry]
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_a_codec_without_features_has_no_teacher(tmp_path):
+    with pytest.raises(ValueError, match="StftCodecModel has no semantic features to teach; leave out the teacher"):
+        CodecTrainer(codec(), arguments(tmp_path), teacher=SemanticTeacher(hubert()))
