@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from ..configuration.codec_base import LARGEST_PEAK, CodecConfig
 from ..hub import HubModelMixin
-from .layers.conv import TimeGroupNorm, fuse_weight_norm, has_weight_norm
+from .layers.conv import fuse_weight_norm, has_weight_norm
 from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces, zero_padding
@@ -154,6 +154,11 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
 
     # --- what a family defines -------------------------------------------------------------------------------------
 
+    # What a family's encoder and decoder are told beside the signal (FunCodec: `semantic_ids`). `encode`, `decode` and
+    # `forward` take it by these names and hand it to `_encode_latents` and `_decode_latents`. It is not cut up along
+    # time: such a model is not streamable.
+    condition_names: tuple[str, ...] = ()
+
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
         """Audio `(batch, channels, samples)` to latents `(batch, dim, frames)`."""
         raise NotImplementedError(f"{type(self).__name__} must define _encode_latents.")
@@ -204,7 +209,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         num_quantizers: int | None = None,
         bandwidth: float | None = None,
         return_dict: bool | None = None,
-        **choice,
+        **given,
     ) -> CodecEncoderOutput:
         """Audio to codes.
 
@@ -215,7 +220,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             num_quantizers: codes per frame; all codebooks by default.
             bandwidth: the same choice as a rate in kbps, one of `config.bandwidths`.
             return_dict: `False` returns a plain tuple.
-            **choice: what a family's own `encode` hands on to `_quantize`.
+            **given: what a family needs beside the audio, by its `condition_names`, and what its own `encode` hands on to
+                `_quantize`.
 
         Raises:
             ValueError: empty, non-finite or wrongly shaped audio; a mask with padding at the left; a number of
@@ -225,7 +231,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         lengths = self._check_audio(input_values, padding_mask)
         # Codes carry no gradient, so nothing is recorded for one.
         with torch.no_grad():
-            output = self._encode(input_values, lengths, count, **choice)
+            output = self._encode(input_values, lengths, count, **given)
         return output if self._as_dict(return_dict) else output.to_tuple()
 
     def decode(
@@ -235,7 +241,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         codes_mask: Tensor | None = None,
         padding_mask: Tensor | None = None,
         return_dict: bool | None = None,
-        **choice,
+        **given,
     ) -> CodecDecoderOutput:
         """Codes to audio.
 
@@ -246,7 +252,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros
                 where it is false.
             return_dict: `False` returns a plain tuple.
-            **choice: what a family's own `decode` hands on to `_dequantize`.
+            **given: as in `encode`; what is no condition is handed on to `_dequantize`.
 
         Raises:
             ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has.
@@ -259,7 +265,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             if codes_mask is None:
                 frames = self._num_frames(lengths).clamp(max=audio_codes.shape[-1])
                 codes_mask = TimeContext(frames).mask(audio_codes.shape[-1])[:, 0]
-        audio = self._decode(audio_codes, audio_scales, codes_mask, **choice)
+        audio = self._decode(audio_codes, audio_scales, codes_mask, **given)
         if padding_mask is not None:
             samples = padding_mask.shape[-1]
             audio = F.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]
@@ -282,25 +288,34 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         Args:
             input_values, padding_mask, num_quantizers, bandwidth, return_dict: as in `encode`. In training mode, with
                 neither `num_quantizers` nor `bandwidth`, `config.quantizer_dropout` applies.
+            **kwargs: conditions, as in `encode`; anything else is ignored.
         """
+        conditions, _ = self._split(kwargs)
         count = self._count(num_quantizers, bandwidth)
         lengths = self._check_audio(input_values, padding_mask)
         if self.training:
             dropout = self.config.quantizer_dropout if num_quantizers is None and bandwidth is None else 0.0
-            output = self._train_step(input_values, lengths, self._drop_quantizers(count, len(input_values), dropout))
+            count = self._drop_quantizers(count, len(input_values), dropout)
+            output = self._train_step(input_values, lengths, count, **conditions)
         else:
-            codes = self._encode(input_values, lengths, count)
+            codes = self._encode(input_values, lengths, count, **conditions)
             mask = padding_mask if padding_mask is not None else input_values.new_ones(input_values[:, 0].shape)
-            audio = self.decode(codes.audio_codes, codes.audio_scales, codes.codes_mask, mask).audio_values
+            decoded = self.decode(codes.audio_codes, codes.audio_scales, codes.codes_mask, mask, **conditions)
+            audio = decoded.audio_values
             output = self.output_class(audio_values=audio, audio_codes=codes.audio_codes, codes_mask=codes.codes_mask)
         return output if self._as_dict(return_dict) else output.to_tuple()
 
-    def _encode(self, audio: Tensor, lengths: Tensor | None, count: int, **choice) -> CodecEncoderOutput:
+    def _split(self, given: dict) -> tuple[dict, dict]:
+        """What the encoder and decoder are told, and what the quantizer is."""
+        conditions = {name: value for name, value in given.items() if name in self.condition_names}
+        return conditions, {name: value for name, value in given.items() if name not in conditions}
+
+    def _encode(self, audio: Tensor, lengths: Tensor | None, count: int, **given) -> CodecEncoderOutput:
         """`encode` after its arguments were checked; `lengths` is `None` where every row is full."""
         if not self.config.normalize:
-            return self._encode_normalized(audio, lengths, count, **choice)
+            return self._encode_normalized(audio, lengths, count, **given)
         scale = self._scale(audio, lengths)
-        output = self._encode_normalized(audio / scale[..., None].to(audio.dtype), lengths, count, **choice)
+        output = self._encode_normalized(audio / scale[..., None].to(audio.dtype), lengths, count, **given)
         output.audio_scales = scale
         return output
 
@@ -312,27 +327,28 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
         mask = TimeContext(lengths).mask(audio.shape[-1])[:, 0]
         return ((power * mask).sum(-1, keepdim=True) / lengths.clamp(min=1)[:, None]).sqrt() + 1e-8
 
-    def _encode_normalized(self, audio: Tensor, lengths: Tensor | None, count: int, **choice) -> CodecEncoderOutput:
+    def _encode_normalized(self, audio: Tensor, lengths: Tensor | None, count: int, **given) -> CodecEncoderOutput:
         samples = audio.shape[-1]
         if lengths is not None and self._tiled(samples):
-            return self._encode_row_by_row(audio, lengths, count, **choice)
+            return self._encode_row_by_row(audio, lengths, count, **given)
+        conditions, choice = self._split(given)
         if self._tiled(samples):
             stream, codes = Stream(), []
             for piece, stream.final in pieces(audio, self._tile_frames * self.config.hop_length):
-                latents = self._encode_latents(piece, stream)
+                latents = self._encode_latents(piece, stream, **conditions)
                 if latents.shape[-1]:
                     codes.append(self._quantize(latents, count, **choice))
             return CodecEncoderOutput(audio_codes=torch.cat(codes, dim=-1))
         time = None if lengths is None else TimeContext(lengths)
-        codes = self._quantize(self._encode_latents(audio, time), count, **choice)
+        codes = self._quantize(self._encode_latents(audio, time, **conditions), count, **choice)
         if lengths is None:
             return CodecEncoderOutput(audio_codes=codes)
         mask = TimeContext(self._num_frames(lengths)).mask(codes.shape[-1])
         return CodecEncoderOutput(audio_codes=codes * mask, codes_mask=mask[:, 0])
 
-    def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int, **choice) -> CodecEncoderOutput:
+    def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int, **given) -> CodecEncoderOutput:
         rows = [
-            self._encode_normalized(row[None, :, :length], None, count, **choice).audio_codes[0]
+            self._encode_normalized(row[None, :, :length], None, count, **given).audio_codes[0]
             for row, length in zip(audio, lengths.tolist(), strict=True)
         ]
         frames = torch.tensor([row.shape[-1] for row in rows], device=audio.device)
@@ -341,12 +357,12 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             codes[place, :, : row.shape[-1]] = row
         return CodecEncoderOutput(audio_codes=codes, codes_mask=TimeContext(frames).mask(codes.shape[-1])[:, 0])
 
-    def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **choice) -> Tensor:
+    def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         """`decode` after its arguments were checked, to `frames * hop_length` samples."""
         if not self.config.normalize:
-            return self._decode_normalized(codes, mask, **choice)
+            return self._decode_normalized(codes, mask, **given)
         self._check_scales(codes, scales, 1)
-        return self._decode_normalized(codes, mask, **choice) * scales[..., None].to(self.dtype)
+        return self._decode_normalized(codes, mask, **given) * scales[..., None].to(self.dtype)
 
     @staticmethod
     def _check_scales(codes: Tensor, scales: Tensor | None, segments: int) -> None:
@@ -357,13 +373,14 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
                 f"encode() returned them; got {got}."
             )
 
-    def _decode_normalized(self, codes: Tensor, mask: Tensor | None, **choice) -> Tensor:
+    def _decode_normalized(self, codes: Tensor, mask: Tensor | None, **given) -> Tensor:
         frames = codes.shape[-1]
+        conditions, choice = self._split(given)
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
         if mask is not None and self._tiled(frames * self.config.hop_length):
             rows = [
-                self._decode_normalized(row[None, :, : int(valid.sum())], None, **choice)[0]
+                self._decode_normalized(row[None, :, : int(valid.sum())], None, **given)[0]
                 for row, valid in zip(codes, mask, strict=True)
             ]
             samples = max(row.shape[-1] for row in rows)
@@ -372,7 +389,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             stream, done = Stream(), 0
             audio = None
             for piece, stream.final in pieces(codes, self._tile_frames):
-                part = self._decode_latents(self._dequantize(piece, **choice), stream)
+                part = self._decode_latents(self._dequantize(piece, **choice), stream, **conditions)
                 if audio is None:
                     audio = part.new_empty(*part.shape[:-1], frames * self.config.hop_length)
                 audio[..., done : done + part.shape[-1]] = part
@@ -380,16 +397,17 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             return audio[..., :done]
         time = None if mask is None else TimeContext(mask.sum(-1))
         # Afterwards the context holds the rows' lengths in samples.
-        return zero_padding(self._decode_latents(self._dequantize(codes, **choice), time), time)
+        return zero_padding(self._decode_latents(self._dequantize(codes, **choice), time, **conditions), time)
 
-    def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor) -> CodecOutput:
+    def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor, **conditions) -> CodecOutput:
         scale = self._scale(audio, lengths)[..., None].to(audio.dtype) if self.config.normalize else 1.0
         time = None if lengths is None else TimeContext(lengths)
-        latents = self._encode_latents(audio / scale, time)
+        latents = self._encode_latents(audio / scale, time, **conditions)
         frames = latents.shape[-1]
         mask = None if lengths is None else TimeContext(self._num_frames(lengths)).mask(frames)[:, 0]
         quantization: QuantizerOutput = self.quantizer(latents, count, mask)
-        decoded = self._decode_latents(quantization.quantized, None if mask is None else TimeContext(mask.sum(-1)))
+        time = None if mask is None else TimeContext(mask.sum(-1))
+        decoded = zero_padding(self._decode_latents(quantization.quantized, time, **conditions), time)
         decoded = decoded * scale
         missing = audio.shape[-1] - decoded.shape[-1]
         decoded = F.pad(decoded, (0, missing)) if missing > 0 else decoded[..., : audio.shape[-1]]
@@ -502,9 +520,10 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     def _tileable(self) -> bool:
         """Whether long audio can be run as a stream of tiles, with the same result: all layers take streams.
 
+        One that must have the `whole_signal` at once does not.
         A layer that gives nothing before the end (`waits_for_end`) is no hindrance, though of no use in a live stream.
         """
-        return not (self.config.normalize or any(isinstance(module, TimeGroupNorm) for module in self.modules()))
+        return not (self.config.normalize or any(getattr(module, "whole_signal", False) for module in self.modules()))
 
     @property
     def _tile_frames(self) -> int:

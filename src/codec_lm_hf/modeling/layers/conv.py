@@ -23,10 +23,12 @@ class TimeGroupNorm(nn.GroupNorm):
     It looks at the whole row, so it cannot be streamed.
 
     Args:
-        channels: of the input.
+        channels: of the input `(batch, channels, ..., steps)`.
         groups: of channels, each normalised by itself; one is EnCodec's `time_group_norm`.
         eps: added to the variance.
     """
+
+    whole_signal = True
 
     def __init__(self, channels: int, groups: int = 1, eps: float = 1e-5) -> None:
         super().__init__(groups, channels, eps)
@@ -35,15 +37,17 @@ class TimeGroupNorm(nn.GroupNorm):
         if lengths is None:
             return super().forward(x)
         mask = TimeContext(lengths).mask(x.shape[-1])[:, None]
-        grouped = x.unflatten(1, (self.num_groups, -1))
+        grouped = x.reshape(len(x), self.num_groups, -1, x.shape[-1])
         count = lengths[:, None, None, None] * grouped.shape[2]
         mean = (grouped * mask).sum((2, 3), keepdim=True) / count
         variance = (((grouped - mean) * mask) ** 2).sum((2, 3), keepdim=True) / count
-        x = ((grouped - mean) * torch.rsqrt(variance + self.eps)).flatten(1, 2)
-        return x * self.weight[:, None] + self.bias[:, None]
+        x = ((grouped - mean) * torch.rsqrt(variance + self.eps)).view(x.shape)
+        per_channel = (-1,) + (1,) * (x.ndim - 2)
+        return x * self.weight.view(per_channel) + self.bias.view(per_channel)
 
 
-def _with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module, TimeGroupNorm | None]:
+def with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module, TimeGroupNorm | None]:
+    """The convolution, with weight norm if `norm_type` asks for it, and the norm that follows it, if any."""
     if norm_type not in NORM_TYPES:
         raise ValueError(f"norm_type must be one of {NORM_TYPES}, got {norm_type!r}.")
     if norm_type == "weight_norm" and not fused:
@@ -51,11 +55,15 @@ def _with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module,
     return conv, TimeGroupNorm(conv.out_channels) if norm_type == "time_group_norm" else None
 
 
-def refuse_stream(norm: nn.Module | None, time: TimeContext | None) -> None:
-    """Raise `ValueError` if there is a norm over time and `time` is a stream."""
-    if isinstance(time, Stream) and norm is not None:
+def refuse_stream(part: nn.Module | None, time: TimeContext | None) -> None:
+    """Raise `ValueError` if there is a `part`, which needs the whole signal, and `time` is a stream.
+
+    Such a part also bears an attribute `whole_signal`, by which a model knows that it cannot be streamed.
+    """
+    if isinstance(time, Stream) and part is not None:
         raise ValueError(
-            "a norm over time looks at the whole signal and cannot be streamed; use encode() and decode()."
+            "a layer that looks at the whole signal (a norm over time, padding by its length) cannot be streamed; use "
+            "encode() and decode()."
         )
 
 
@@ -95,6 +103,11 @@ class SlidingWindow(nn.Module):
         padding: steps added at either side, as in `torch.nn.Conv1d`, or a pair of left and right, in place of the
             above. Then steps that fill no last window are dropped, and there are
             `(steps + left + right - kernel_size) // stride + 1` windows.
+        fill_left: a last incomplete stride is made up for on the left. Then, with a stride, the first window depends
+            on the length of the signal, which a stream does not know.
+
+    Attributes:
+        whole_signal: the length of the signal must be known, so that nothing can be streamed.
     """
 
     def __init__(
@@ -105,6 +118,7 @@ class SlidingWindow(nn.Module):
         causal: bool,
         pad_mode: str,
         padding: int | tuple[int, int] | None = None,
+        fill_left: bool = False,
     ) -> None:
         super().__init__()
         if pad_mode not in PAD_MODES:
@@ -117,6 +131,8 @@ class SlidingWindow(nn.Module):
         self.out_channels = out_channels
         self.pad_mode = pad_mode
         self.fills = padding is None
+        self.fill_left = fill_left
+        self.whole_signal = fill_left and stride > 1
         if padding is None:
             right = 0 if causal else total // 2
             padding = (total - right, right)
@@ -135,7 +151,7 @@ class SlidingWindow(nn.Module):
         lengths = lengths_of(time)
         if lengths is None:
             return self.compute(self._complete(self._pad(x)))
-        if self.pad_mode == "reflect":
+        if self.pad_mode == "reflect" or self.whole_signal:
             x = self._pad_ragged(x, lengths)
         else:
             x = self._pad(zero_padding(x, time))
@@ -150,6 +166,11 @@ class SlidingWindow(nn.Module):
         """Steps that are added, left and right together, to `steps` steps."""
         return self.pad_left + self.pad_right + (-steps % self.stride) * self.fills
 
+    def _sides(self, steps: Tensor | int) -> tuple[Tensor | int, Tensor | int]:
+        """`padding_of(steps)`, left and right."""
+        total = self.padding_of(steps)
+        return (total - self.pad_right, self.pad_right) if self.fill_left else (self.pad_left, total - self.pad_left)
+
     def _complete(self, x: Tensor) -> Tensor:
         """`x` without the steps at its end that fill no window."""
         surplus = (x.shape[-1] - self.kernel_size) % self.stride
@@ -157,27 +178,29 @@ class SlidingWindow(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         steps = x.shape[-1]
-        right = self.padding_of(steps) - self.pad_left
-        if self.pad_left == 0 and right == 0:
+        left, right = self._sides(steps)
+        if left == 0 and right == 0:
             return x
-        missing = max(self.pad_left, right) + 1 - steps
+        missing = max(left, right) + 1 - steps
         if missing <= 0 or self.pad_mode == "constant":
-            return cpu_inference.pad(x, self.pad_left, right, self.pad_mode)
-        return F.pad(F.pad(x, (0, missing)), (self.pad_left, right), mode="reflect")[..., :-missing]
+            return cpu_inference.pad(x, left, right, self.pad_mode)
+        return F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")[..., :-missing]
 
     def _pad_ragged(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`_pad` of every row at its own length, as one gather."""
         steps = x.shape[-1]
-        right = self.padding_of(lengths) - self.pad_left
-        last = torch.maximum(lengths, right.clamp(min=self.pad_left) + 1) - 1
-        position = torch.arange(-self.pad_left, steps + self.padding_of(steps) - self.pad_left, device=x.device)
-        source = position.abs()[None]
-        source = torch.where(source > last[:, None], 2 * last[:, None] - source, source)
+        left, right = (side + torch.zeros_like(lengths) for side in self._sides(lengths))
+        source = torch.arange(steps + self.padding_of(steps), device=x.device) - left[:, None]
+        if self.pad_mode == "reflect":
+            last = torch.maximum(lengths, torch.maximum(left, right) + 1)[:, None] - 1
+            source = source.abs()
+            source = torch.where(source > last, 2 * last - source, source)
         valid = (source >= 0) & (source < lengths[:, None])
         index = source.clamp(0, steps - 1)[:, None].expand(-1, x.shape[1], -1)
         return x.gather(-1, index) * valid[:, None]
 
     def _stream(self, x: Tensor, stream: Stream) -> Tensor:
+        refuse_stream(self if self.whole_signal else None, stream)
         if self.kernel_size == 1 and x.shape[-1]:
             return self.compute(x)
         # The right reflection at the end of the signal reaches back this far beyond the kernel's own context.
@@ -251,7 +274,7 @@ class Conv1d(SlidingWindow):
         conv = nn.Conv1d(
             in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
         )
-        self.conv, self.norm = _with_norm(conv, norm_type, fused)
+        self.conv, self.norm = with_norm(conv, norm_type, fused)
 
     def compute(self, x: Tensor) -> Tensor:
         if not _runs_as_products(self.conv, x):
@@ -392,7 +415,7 @@ class ConvTranspose1d(OverlapAdd):
         else:
             super().__init__(kernel_size, stride, out_channels, padding, padding, pad_mode)
         conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
-        self.conv, self.norm = _with_norm(conv, norm_type, fused)
+        self.conv, self.norm = with_norm(conv, norm_type, fused)
 
     def compute(self, x: Tensor) -> Tensor:
         # The bias comes after the sum: in a stream, outputs of two calls overlap.

@@ -33,7 +33,8 @@ def activate(activation: nn.Module, x: Tensor) -> Tensor:
     return cpu_inference.elu(x) if isinstance(activation, nn.ELU) else activation(x)
 
 
-def _run(layers: Sequence[nn.Module], x: Tensor, time: TimeContext | None) -> Tensor:
+def run_layers(layers: Sequence[nn.Module], x: Tensor, time: TimeContext | None) -> Tensor:
+    """One after the other; activations know nothing of time."""
     for layer in layers:
         x = activate(layer, x) if isinstance(layer, (nn.ELU, nn.LeakyReLU, Snake)) else layer(x, time)
     return x
@@ -74,7 +75,7 @@ class SeanetResidualUnit(nn.Module):
         self.shortcut = Conv1d(channels, channels, 1, **conv_options) if use_conv_shortcut else None
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        y = _run(self.block, x, time)
+        y = run_layers(self.block, x, time)
         skip = delayed(self, x, y.shape[-1], time)
         return y + skip if self.shortcut is None else self.shortcut.added_to(y, skip, time)
 
@@ -143,13 +144,13 @@ class SeanetEncoder(nn.Module):
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         if not isinstance(time, Stream):
-            return _run(self.layers, x, time)
+            return run_layers(self.layers, x, time)
         # What runs at the frame rate, the LSTM above all, is best done for many frames at once.
         layers = list(self.layers)
         strided, last = layers[: -self.num_last], layers[-self.num_last :]
         frames = cached_frames(len(x), self.num_filters, self.hop_length)
-        x = in_pieces(functools.partial(_run, strided), x, time, frames * self.hop_length)
-        return _run(last, x, time)
+        x = in_pieces(functools.partial(run_layers, strided), x, time, frames * self.hop_length)
+        return run_layers(last, x, time)
 
 
 class SeanetDecoder(nn.Module):
@@ -205,8 +206,8 @@ class SeanetDecoder(nn.Module):
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         if not isinstance(time, Stream):
-            return _run(self.layers, x, time)
+            return run_layers(self.layers, x, time)
         layers = list(self.layers)
-        x = _run(layers[: self.num_first], x, time)
+        x = run_layers(layers[: self.num_first], x, time)
         frames = cached_frames(len(x), self.num_filters, self.hop_length)
-        return in_pieces(functools.partial(_run, layers[self.num_first :]), x, time, frames)
+        return in_pieces(functools.partial(run_layers, layers[self.num_first :]), x, time, frames)

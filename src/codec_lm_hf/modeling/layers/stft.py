@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
@@ -30,13 +31,16 @@ class Stft(SlidingWindow):
     Args:
         window_size: samples of a window, and of the FFT.
         hop_length: samples from window to window.
+        centred: instead, window `n` is centred at sample `n * hop_length`, with the signal reflected at its ends;
+            there are `samples // hop_length + 1` of them (`torch.stft`'s default).
 
     `forward(audio (batch, 1, samples), time)` returns `(batch, window_size + 2, frames)` float32: real parts of the
     `window_size // 2 + 1` bins, then imaginary parts.
     """
 
-    def __init__(self, window_size: int, hop_length: int) -> None:
-        super().__init__(window_size, hop_length, window_size + 2, causal=True, pad_mode="constant")
+    def __init__(self, window_size: int, hop_length: int, centred: bool = False) -> None:
+        padding, pad_mode = (window_size // 2, "reflect") if centred else (None, "constant")
+        super().__init__(window_size, hop_length, window_size + 2, causal=True, pad_mode=pad_mode, padding=padding)
         self.hann = HannWindow(window_size)
 
     def compute(self, x: Tensor) -> Tensor:
@@ -49,18 +53,18 @@ class InverseStft(OverlapAdd):
     """Signal from one-sided spectra: windowed inverse FFT, overlap-add, divided by the windows' energy.
 
     Args:
-        window_size: samples of a window, and of the FFT; a multiple of `hop_length`.
+        window_size: samples of a window, and of the FFT.
         hop_length: samples from window to window.
         lookahead: samples of each window that lie after the frame's own hop. More of them, better overlap; they are
-            the latency of a stream.
+            the latency of a stream. `None`: the counterpart of a centred `Stft`, which gives
+            `(frames - 1) * hop_length` samples (`torch.istft`'s default).
 
     `forward(spectra (batch, window_size + 2, frames), time)` returns `(batch, 1, frames * hop_length)` float32.
     """
 
-    def __init__(self, window_size: int, hop_length: int, lookahead: int) -> None:
-        super().__init__(window_size, hop_length, 2, trim_left=lookahead)
-        if window_size % hop_length:
-            raise ValueError(f"window_size {window_size} must be a multiple of hop_length {hop_length}.")
+    def __init__(self, window_size: int, hop_length: int, lookahead: int | None) -> None:
+        trim_left, trim_right = (window_size // 2,) * 2 if lookahead is None else (lookahead, None)
+        super().__init__(window_size, hop_length, 2, trim_left, trim_right)
         self.hann = HannWindow(window_size)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
@@ -74,12 +78,12 @@ class InverseStft(OverlapAdd):
         energy = present.transpose(1, 2) * self.hann.window.float().square()
         stacked = torch.stack([frames, energy], dim=1)
         # (batch, 2, frames, window) -> overlapping hops, shifted and added.
-        parts = stacked.unflatten(-1, (-1, self.stride))
+        parts = F.pad(stacked, (0, -stacked.shape[-1] % self.stride)).unflatten(-1, (-1, self.stride))
         steps, overlap = parts.shape[2], parts.shape[3]
         total = stacked.new_zeros(*stacked.shape[:2], steps + overlap - 1, self.stride)
         for shift in range(overlap):
             total[:, :, shift : shift + steps] += parts[:, :, :, shift]
-        return total.flatten(2)
+        return total.flatten(2)[..., : (steps - 1) * self.stride + stacked.shape[-1]]
 
     def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
         signal, energy = y.split(1, dim=1)
