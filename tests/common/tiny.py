@@ -78,6 +78,16 @@ _DAC = {
     "codebook_dim": 4,
 }
 _SPEECHTOKENIZER = {**_ENCODEC, "kmeans_iterations": 2}
+_FUNCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "num_quantizers": 4, "kmeans_iterations": 2}
+_FREQCODEC = {
+    **_FUNCODEC,
+    "domain": "mag_phase",
+    "window_size": 64,
+    "stft_hop_length": 40,
+    "frequency_ratios": (4, 4, 2),
+    "upsampling_ratios": (2, 3, 1),
+    "num_lstm_layers": 1,
+}
 
 TINY: dict[str, TinyCase] = {
     "audiodec": TinyCase("audiodec", _AUDIODEC),
@@ -178,6 +188,44 @@ TINY: dict[str, TinyCase] = {
         "speechtokenizer",
         {**_SPEECHTOKENIZER, "semantic_hidden_size": 16, "activation": "snake", "bidirectional_lstm": False},
     ),
+    "funcodec": TinyCase("funcodec", _FUNCODEC),
+    "funcodec-ds640": TinyCase(
+        "funcodec", {**_FUNCODEC, "upsampling_ratios": (8, 5, 4, 2, 2), "quantizer_choices": (2, 4)}
+    ),
+    # The recipe soundstream_16k_n32 without the normalisation, which needs the whole signal.
+    "funcodec-causal": TinyCase(
+        "funcodec",
+        {
+            **_FUNCODEC,
+            "normalize": False,
+            "norm_type": "weight_norm",
+            "use_causal_conv": True,
+            "num_residual_layers": 3,
+            "num_lstm_layers": 0,
+        },
+    ),
+    "funcodec-magphase": TinyCase(
+        "funcodec",
+        {**_FREQCODEC, "encoder_group_ratio": 1, "decoder_group_ratio": 1, "transposed_group_ratio": 1},
+    ),
+    # Padding by the signal's length, with zeros, where no norm looks at the whole signal.
+    "funcodec-magangle": TinyCase(
+        "funcodec", {**_FREQCODEC, "domain": "mag_angle", "pad_mode": "constant", "norm_type": "weight_norm"}
+    ),
+    "funcodec-magphase-causal": TinyCase(
+        "funcodec", {**_FREQCODEC, "normalize": False, "norm_type": "weight_norm", "use_causal_conv": True}
+    ),
+    # A network over time whose channels are bins.
+    "funcodec-stft": TinyCase(
+        "funcodec",
+        {
+            **_FREQCODEC,
+            "domain": "stft",
+            "frequency_ratios": None,
+            "normalize": False,
+            "norm_type": "weight_norm",
+        },
+    ),
     "stft_codec": TinyCase(
         "stft_codec",
         {
@@ -192,6 +240,8 @@ TINY: dict[str, TinyCase] = {
     ),
 }
 
+# These look at the whole signal, or a whole segment, at once.
+_WHOLE = {"encodec-segments", "funcodec", "funcodec-ds640", "funcodec-magangle", "funcodec-magphase", "hificodec"}
 # Those whose layers all take streams, so that long audio runs in tiles; one of them waits for the end of the stream.
-TILEABLE = [name for name in TINY if name not in ("encodec-segments", "hificodec")]
+TILEABLE = [name for name in TINY if name not in _WHOLE]
 STREAMABLE = [name for name in TILEABLE if name != "speechtokenizer"]

@@ -1,0 +1,239 @@
+"""FunCodec: SEANet over the waveform or over spectra, and a residual quantizer with many codebooks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configuration.funcodec import PLANES, FunCodecConfig
+from .codec_base import CodecPreTrainedModel
+from .layers.conv import Conv1d
+from .layers.seanet import SeanetDecoder, SeanetEncoder, run_layers
+from .layers.seanet2d import SeanetDecoder2d, SeanetEncoder2d
+from .layers.stft import InverseStft, Stft
+from .layers.streaming import TimeContext
+
+_QUIETEST = 1e-6
+
+
+def planes_of(spectrum: Tensor, domain: str) -> Tensor:
+    """Real parts, then imaginary parts `(batch, 2 * bins, steps)` to planes `(batch, planes, bins, steps)`."""
+    real, imaginary = spectrum.chunk(2, dim=1)
+    if domain == "stft":
+        return torch.stack([real, imaginary], dim=1)
+    magnitude = torch.hypot(real, imaginary).clamp(min=_QUIETEST)
+    if domain == "mag_angle":
+        return torch.stack([magnitude.log(), torch.atan2(imaginary, real)], dim=1)
+    return torch.stack([magnitude.log(), real / magnitude, imaginary / magnitude], dim=1)
+
+
+def spectrum_of(planes: Tensor, domain: str) -> Tensor:
+    """The other way, for what a network gives: the magnitude as softplus, the angle as a sine, phasors as they are."""
+    if domain == "stft":
+        return planes.flatten(1, 2)
+    magnitude = F.softplus(planes[:, :1])
+    phase = planes[:, 1:]
+    if domain == "mag_angle":
+        angle = phase.sin() * math.pi
+        phase = torch.cat([angle.cos(), angle.sin()], dim=1)
+    return (magnitude * phase).flatten(1, 2)
+
+
+class SemanticEmbedding(nn.Module):
+    """Semantic ids as vectors at the frame rate.
+
+    Args:
+        vocab_size: kinds of ids.
+        dimension: of the vectors.
+        ratio: ids per frame.
+        convolutional: bring them to the frame rate by convolutions; otherwise take every `ratio`-th.
+
+    Source: `_process_ppg` in `funcodec/models/codec_semantic_aug.py`.
+    """
+
+    # Ids do not come in step with the audio.
+    whole_signal = True
+
+    def __init__(self, vocab_size: int, dimension: int, ratio: int, convolutional: bool) -> None:
+        super().__init__()
+        self.vocab_size, self.ratio = vocab_size, ratio
+        self.embedding = nn.Embedding(vocab_size, dimension)
+        self.downsample = None
+        if convolutional:
+            options = {"causal": False, "pad_mode": "reflect"}
+            self.downsample = nn.ModuleList(
+                [
+                    Conv1d(dimension, dimension, 7, norm_type="time_group_norm", **options),
+                    nn.ELU(),
+                    Conv1d(dimension, dimension, 2 * ratio, stride=ratio, **options),
+                ]
+            )
+
+    def forward(self, ids: Tensor, frames: int) -> Tensor:
+        """Ids `(batch, steps)`, -1 after the end of a row, to `(batch, dimension, frames)`.
+
+        Where the ids are too few, the last vector of the row is repeated; where they are too many, they are cut.
+        """
+        lengths = self._lengths(ids)
+        x = self.embedding(ids.clamp(min=0)).transpose(1, 2)
+        if self.downsample is None:
+            x = x[..., :: self.ratio]
+        else:
+            x = run_layers(self.downsample, x, TimeContext(lengths))
+        last = -(-lengths // self.ratio)[:, None] - 1
+        index = torch.minimum(torch.arange(frames, device=x.device), last)
+        return x.gather(-1, index[:, None].expand(-1, x.shape[1], -1))
+
+    def _lengths(self, ids: Tensor) -> Tensor:
+        if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+            raise ValueError(
+                f"semantic_ids must be integers of shape (batch, steps), got {ids.dtype} {tuple(ids.shape)}."
+            )
+        present = ids >= 0
+        if not torch.compiler.is_compiling():
+            if bool((present[:, 1:] & ~present[:, :-1]).any()) or ids.shape[1] == 0 or not bool(present[:, 0].all()):
+                raise ValueError(
+                    "every row of semantic_ids must begin with an id; pad shorter rows with -1 at the right."
+                )
+            if int(ids.max()) >= self.vocab_size or int(ids.min()) < -1:
+                raise ValueError(
+                    f"semantic_ids must lie in 0..{self.vocab_size - 1} (-1 is padding), found "
+                    f"{int(ids.max()) if int(ids.max()) >= self.vocab_size else int(ids.min())}."
+                )
+        return present.sum(-1)
+
+
+class FunCodecModel(CodecPreTrainedModel):
+    """FunCodec (Du et al., 2023).
+
+    In a frequency domain, `T` samples have `T // stft_hop_length + 1` spectra, and the decoder makes
+    `frames * hop_length - stft_hop_length` samples, which may be fewer than were encoded; the audio is filled up with
+    zeros where its length is known.
+
+    With `config.semantic_mode`, `encode`, `decode` and `forward` take `semantic_ids` `(batch, steps)`, integers at
+    `config.semantic_downsampling` times the frame rate, padded with -1 at the right. `encode` needs them in the mode
+    `"residual"` only.
+
+    With `config.normalize`, audio without its gain (the original's `use_scale=False`) is
+    `decode(codes, audio_scales=torch.ones(batch, 1))`.
+    """
+
+    config: FunCodecConfig
+    config_class = FunCodecConfig
+    condition_names = ("semantic_ids",)
+
+    def __init__(self, config: FunCodecConfig) -> None:
+        super().__init__(config)
+        seanet = {
+            "dimension": config.hidden_size,
+            "num_filters": config.num_filters,
+            "ratios": config.upsampling_ratios,
+            "num_residual_layers": config.num_residual_layers,
+            "kernel_size": config.kernel_size,
+            "last_kernel_size": config.last_kernel_size,
+            "residual_kernel_size": config.residual_kernel_size,
+            "dilation_growth_rate": config.dilation_growth_rate,
+            "compress": config.compress,
+            "use_conv_shortcut": config.use_conv_shortcut,
+            "num_lstm_layers": config.num_lstm_layers,
+            "conv_options": {
+                "causal": config.use_causal_conv,
+                "pad_mode": config.pad_mode,
+                "norm_type": config.norm_type,
+                "fused": config.fused,
+            },
+        }
+        planes, bins = PLANES.get(config.domain), config.window_size // 2 + 1
+        if config.frequency_ratios is None:
+            seanet["channels"] = config.audio_channels if planes is None else planes * bins
+            self.encoder = SeanetEncoder(**seanet)
+            self.decoder = SeanetDecoder(**seanet, trim_right_ratio=config.trim_right_ratio)
+        else:
+            seanet |= {"planes": planes, "frequency_ratios": config.frequency_ratios}
+            self.encoder = SeanetEncoder2d(**seanet, bins=bins, group_ratio=config.encoder_group_ratio)
+            self.decoder = SeanetDecoder2d(
+                **seanet,
+                group_ratio=config.decoder_group_ratio,
+                transposed_group_ratio=config.transposed_group_ratio,
+                trim_right_ratio=config.trim_right_ratio,
+            )
+        self.analysis = self.synthesis = None
+        if planes is not None:
+            self.analysis = Stft(config.window_size, config.stft_hop_length, centred=True)
+            self.synthesis = InverseStft(config.window_size, config.stft_hop_length, lookahead=None)
+        self.quantizer = self._residual_quantizer(config.hidden_size)
+        self.semantic = self.join = None
+        if config.semantic_mode is not None:
+            self.semantic = SemanticEmbedding(
+                config.semantic_vocab_size,
+                config.hidden_size,
+                config.semantic_downsampling,
+                config.semantic_downsampling_conv,
+            )
+        if config.semantic_mode == "concat":
+            self.join = Conv1d(2 * config.hidden_size, config.hidden_size, 3, causal=False, pad_mode="reflect")
+        self.post_init()
+
+    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
+        """Frames of a row of `samples` samples."""
+        if self.analysis is None:
+            return super()._num_frames(samples)
+        spectra = samples // self.config.stft_hop_length + 1
+        return -(-spectra // math.prod(self.config.upsampling_ratios))
+
+    def _planes(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
+        """Audio `(batch, 1, samples)` to planes of spectra `(batch, planes, bins, steps)`."""
+        return planes_of(self.analysis(audio, time), self.config.domain).to(self.dtype)
+
+    def _encode_latents(
+        self, audio: Tensor, time: TimeContext | None = None, semantic_ids: Tensor | None = None
+    ) -> Tensor:
+        if self.analysis is None:
+            latents = self.encoder(audio, time)
+        else:
+            planes = self._planes(audio, time)
+            latents = self.encoder(planes.flatten(1, 2) if self.config.frequency_ratios is None else planes, time)
+        if self.config.semantic_mode != "residual":
+            return latents
+        return latents - self._semantic(semantic_ids, latents)
+
+    def _decode_latents(
+        self, latents: Tensor, time: TimeContext | None = None, semantic_ids: Tensor | None = None
+    ) -> Tensor:
+        decoded = self.decoder(self._with_semantic(latents, time, semantic_ids), time)
+        if self.synthesis is None:
+            return decoded
+        if self.config.frequency_ratios is None:
+            decoded = decoded.unflatten(1, (PLANES[self.config.domain], -1))
+        return self.synthesis(spectrum_of(decoded.float(), self.config.domain), time)
+
+    def _with_semantic(self, latents: Tensor, time: TimeContext | None, semantic_ids: Tensor | None) -> Tensor:
+        """What the decoder gets: quantized latents and what the semantic ids add to them."""
+        if self.semantic is None:
+            return latents
+        semantic = self._semantic(semantic_ids, latents)
+        if self.join is None:
+            return latents + semantic
+        return self.join(torch.cat([semantic, latents], dim=1), time)
+
+    def _semantic(self, ids: Tensor | None, latents: Tensor) -> Tensor:
+        if ids is None:
+            raise ValueError(
+                f"semantic_mode {self.config.semantic_mode!r} needs semantic_ids (batch, steps); "
+                f"{self.config.semantic_downsampling} make a frame."
+            )
+        if len(ids) != len(latents):
+            raise ValueError(f"semantic_ids has {len(ids)} rows, but the batch has {len(latents)}.")
+        return self.semantic(ids, latents.shape[-1])
+
+    def _drop_quantizers(self, count: int, batch_size: int, dropout: float) -> int | Tensor:
+        """Structured dropout: one number of codebooks for the step, out of `config.quantizer_choices`."""
+        choices = [choice for choice in self.config.quantizer_choices or () if choice <= count]
+        if not choices:
+            return super()._drop_quantizers(count, batch_size, dropout)
+        if torch.rand(()) >= dropout:
+            return count
+        return choices[int(torch.randint(len(choices), ()))]

@@ -1,0 +1,139 @@
+"""FunCodec's released directory: what config.yaml says is followed, what is not supported is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+import yaml
+
+import codec_lm_hf
+from codec_lm_hf import FunCodecConfig
+from codec_lm_hf.conversion_scripts.engine import ConversionError
+from codec_lm_hf.conversion_scripts.funcodec import CONVERTER, config_from_original
+from tests.parity.harness import layout_root
+
+LAYOUTS = {path.stem: path for path in sorted((layout_root() / "funcodec").glob("*.json"))}
+SMALL = {
+    "encoder_conf": {"n_filters": 4, "dimension": 8, "ratios": [4, 2], "seq_model": "none", "norm": "time_group_norm"},
+    "decoder_conf": {"n_filters": 4, "ratios": [4, 2], "seq_model": "none", "norm": "time_group_norm"},
+    "quantizer_conf": {"codebook_size": 16, "num_quantizers": 3},
+    "model_conf": {"segment_dur": None},
+    "sampling_rate": 16000,
+}
+
+
+def changed(**sections):
+    original = copy.deepcopy(SMALL)
+    for section, values in sections.items():
+        original[section] = {**original.get(section, {}), **values} if isinstance(values, dict) else values
+    return original
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_preset_is_what_the_recipe_says(name):
+    preset = name.removeprefix("recipe_").removesuffix(".candidate")
+    config = config_from_original(json.loads(LAYOUTS[name].read_text())["config"])
+    assert config.to_dict() == FunCodecConfig.from_preset(preset).to_dict()
+
+
+def test_what_is_not_said_has_the_defaults_of_the_original_not_of_our_configuration():
+    config = config_from_original({"model_conf": {"segment_dur": None}})
+    assert config.norm_type == "weight_norm" and config.num_lstm_layers == 2
+    assert config.num_quantizers == 8 and config.codebook_decay == 0.95 and config.sampling_rate == 24000
+    assert config.normalize and config.quantizer_dropout == 0.0
+    spectra = {"encoder": "encodec_seanet_encoder_2d", "decoder": "encodec_seanet_decoder_2d", "model": "freq_codec"}
+    config = config_from_original(
+        {
+            **spectra,
+            "input_size": 3,
+            "decoder_conf": {"channels": 3},
+            "model_conf": {"segment_dur": None, "codec_domain": ["mag_phase", "mag_phase"]},
+        }
+    )
+    assert not config.normalize and config.hop_length == 320 and config.frequency_ratios == (4, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model_conf": {"segment_dur": 1.0}}, "codes segment by segment"),
+        ({"encoder_conf": {"ratios": [4, 4]}}, "must agree, but upsampling_ratios is"),
+        ({"encoder_conf": {"width": 3}}, "encoder_conf has the unknown option 'width'"),
+        ({"encoder_conf": {"activation": "snake"}}, "activation='snake' is not supported"),
+        ({"encoder_conf": {"seq_model": "transformer"}, "decoder_conf": {"seq_model": "transformer"}}, "transformer"),
+        ({"quantizer_conf": {"codec_dim": 4}}, "codec_dim=4 is not supported"),
+        ({"quantizer": "identity_quantizer"}, "identity_quantizer is not supported"),
+        ({"decoder": "encodec_seanet_decoder_2d"}, "encodec_seanet_decoder_2d is not supported"),
+        ({"frontend": "default"}, "frontend: default is not supported"),
+        ({"model_conf": {"codec_domain": ["mag", "mag"]}}, "codec_domain: .* is not supported"),
+        ({"model_conf": {"codec_domain": ["stft", "mag_phase"]}}, "reading and writing must be the same"),
+        ({"model_conf": {"codec_domain": ["stft", "stft"]}}, "stft spectra have 514 channels here"),
+        ({"input_size": 2}, "the decoder has 1 channels, but input_size is 2"),
+        (
+            {"model": "codec_semantic_aug", "model_conf": {"ppg_conf": {"ppg_usage_mod": "supervision"}}},
+            "supervision is not supported",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(sections, message):
+    with pytest.raises(ConversionError, match=message):
+        config_from_original(changed(**sections))
+
+
+def original_state(stacked: bool):
+    """A state as the original saves it, made from a model of ours."""
+    torch.manual_seed(0)
+    config = config_from_original(SMALL)
+    model = CONVERTER.model_class(config)
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_()
+    state = {}
+    for key, value in model.state_dict().items():
+        for part in ("encoder", "decoder"):
+            key = key.replace(f"{part}.layers.", f"{part}.model.")
+        wrapper = "convtr" if key.startswith("decoder.model.2.") or key.startswith("decoder.model.5.") else "conv"
+        key = key.replace(".conv.", f".{wrapper}.{wrapper}.").replace(".norm.", f".{wrapper}.norm.")
+        state[key] = value
+    books = {key: state.pop(key) for key in list(state) if key.startswith("quantizer.")}
+    for name in ("inited", "cluster_size", "embed", "embed_avg"):
+        parts = [books[f"quantizer.layers.{index}.codebook.{name}"] for index in range(3)]
+        if stacked:
+            state[f"quantizer.rq.model.{name}"] = torch.stack(parts)
+        else:
+            for index, part in enumerate(parts):
+                state[f"quantizer.rq.model.layers.{index}._codebook.{name}"] = part
+    return model, state
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+def test_both_containers_and_both_ways_to_keep_codebooks(stacked, nested, tmp_path):
+    model, state = original_state(stacked)
+    state["discriminator.discriminators.0.weight"] = torch.zeros(1)
+    state["mel_spec_transforms.0.window"] = torch.zeros(1)
+    torch.save({"model": state, "epoch": 3} if nested else state, tmp_path / "model.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SMALL))
+    codec_lm_hf.convert("funcodec", tmp_path / "model.pth", tmp_path / "ours")
+    loaded = codec_lm_hf.AutoCodecModel.from_pretrained(tmp_path / "ours")
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_without_the_configuration_beside_it_the_message_asks_for_one(tmp_path):
+    torch.save(original_state(True)[1], tmp_path / "model.pth")
+    with pytest.raises(ConversionError, match="give --preset .*or --config"):
+        codec_lm_hf.convert("funcodec", tmp_path / "model.pth", tmp_path / "ours")
+
+
+def test_a_model_with_another_number_of_codebooks_is_refused(tmp_path):
+    torch.save(original_state(True)[1], tmp_path / "model.pth")
+    with pytest.raises(ConversionError, match="4 left over"):
+        codec_lm_hf.convert(
+            "funcodec",
+            tmp_path / "model.pth",
+            tmp_path / "ours",
+            config=changed(quantizer_conf={"num_quantizers": 2}),
+        )
