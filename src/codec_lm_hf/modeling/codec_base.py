@@ -220,8 +220,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             num_quantizers: codes per frame; all codebooks by default.
             bandwidth: the same choice as a rate in kbps, one of `config.bandwidths`.
             return_dict: `False` returns a plain tuple.
-            **given: what a family needs beside the audio, by its `condition_names`, and what its own `encode` hands on to
-                `_quantize`.
+            **given: what a family needs beside the audio, by its `condition_names`, and what its own `encode` hands
+                on to `_quantize`.
 
         Raises:
             ValueError: empty, non-finite or wrongly shaped audio; a mask with padding at the left; a number of
@@ -520,8 +520,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     def _tileable(self) -> bool:
         """Whether long audio can be run as a stream of tiles, with the same result: all layers take streams.
 
-        One that must have the `whole_signal` at once does not.
-        A layer that gives nothing before the end (`waits_for_end`) is no hindrance, though of no use in a live stream.
+        A layer that must have the whole signal at once (`whole_signal`) does not. One that gives nothing before the end
+        (`waits_for_end`) is no hindrance, though of no use in a live stream.
         """
         return not (self.config.normalize or any(getattr(module, "whole_signal", False) for module in self.modules()))
 
