@@ -520,8 +520,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     def _tileable(self) -> bool:
         """Whether long audio can be run as a stream of tiles, with the same result: all layers take streams.
 
-        A layer that must have the whole signal at once (`whole_signal`) does not. One that gives nothing before the end
-        (`waits_for_end`) is no hindrance, though of no use in a live stream.
+        A layer that must have the whole signal at once (`whole_signal`) does not. One that gives nothing before the
+        end (`waits_for_end`) is no hindrance, though of no use in a live stream.
         """
         return not (self.config.normalize or any(getattr(module, "whole_signal", False) for module in self.modules()))
 
