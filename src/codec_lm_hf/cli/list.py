@@ -11,11 +11,17 @@ from ..registry import FAMILIES, Family
 
 def list_families(
     markdown: Annotated[bool, typer.Option(help="Print the table of the README.")] = False,
+    survey: Annotated[bool, typer.Option(help="Print the survey's tables of codecs, in Markdown.")] = False,
 ) -> None:
     """List the families and their named presets.
 
     Example: codec-lm list
     """
+    if survey:
+        from ..evaluation.survey import markdown_tables
+
+        typer.echo(markdown_tables())
+        return
     if markdown:
         typer.echo(markdown_table())
         return
