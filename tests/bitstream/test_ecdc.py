@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codec_lm_hf import EncodecEntropyLMConfig, EncodecEntropyLMModel
@@ -131,6 +131,7 @@ def tables_of(seed: int, count: int, symbols: int, sharpness: float) -> torch.Te
     sharpness=st.sampled_from([0.0, 1.0, 10.0, 100.0]),
     likely=st.booleans(),
 )
+@example(seed=0, lengths=[175], symbols=2, sharpness=100.0, likely=False)
 @settings(max_examples=60, deadline=None)
 def test_coder_round_trip(seed, lengths, symbols, sharpness, likely):
     """Streams one behind the other come back, and take about as many bits as information theory says."""
@@ -140,13 +141,16 @@ def test_coder_round_trip(seed, lengths, symbols, sharpness, likely):
         tables = tables_of(seed, length, symbols, sharpness)
         widths = tables.diff(dim=-1, prepend=tables.new_zeros(length, 1))
         codes = widths.argmax(-1).tolist() if likely else rng.integers(0, symbols, length).tolist()
-        encoder, bits = ArithmeticEncoder(), 0.0
+        encoder, bits, rounding = ArithmeticEncoder(), 0.0, 0.0
         for code, table in zip(codes, tables.tolist(), strict=True):
             start = table[code - 1] if code else 0
             encoder.push(start, table[code])
-            bits -= math.log2((table[code] - start) / TOTAL)
+            width = table[code] - start
+            bits -= math.log2(width / TOTAL)
+            # The coder's range is whole numbers, and at least TOTAL: a width may come out one smaller or larger.
+            rounding += -math.log2(1 - 1 / max(width, 2))
         part = encoder.finish()
-        assert abs(8 * len(part) - bits) <= 40 + 0.01 * bits
+        assert abs(8 * len(part) - bits) <= 40 + rounding
         streams.append((codes, tables.tolist()))
         data += part
     position = 0

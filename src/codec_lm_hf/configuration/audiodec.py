@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .codec_base import CodecConfig
+from .codec_base import ResidualCodecConfig
 
 DECODER_TYPES = ("symmetric", "vocoder")
 DECODER_PAD_MODES = ("replicate", "constant")
@@ -26,7 +26,7 @@ _V2 = {"decoder_type": "vocoder", "vocoder_residual_kernel_sizes": (3,)}
 
 
 @strict
-class AudioDecCodecConfig(CodecConfig):
+class AudioDecCodecConfig(ResidualCodecConfig):
     """Configuration of `AudioDecCodecModel`. The defaults are the 24 kHz autoencoder, `symAD_libritts_24000_hop300`.
 
     The presets that are named `AudioDec_v...` are an autoencoder whose decoder was replaced by a vocoder.
@@ -96,12 +96,8 @@ class AudioDecCodecConfig(CodecConfig):
     use_outer_activations: bool = False
     norm_type: str = "none"
     hidden_size: int = 64
-    num_quantizers: int = 8
-    codebook_size: int = 1024
     codebook_decay: float = 0.8
     kmeans_iterations: int | None = None
-    revive_below: float | None = None
-    residual_gradient: bool = False
     decoder_type: str = "symmetric"
     decoder_pad_mode: str = "replicate"
     vocoder_channels: int = 512
@@ -130,10 +126,6 @@ class AudioDecCodecConfig(CodecConfig):
     @property
     def hop_length(self) -> int:
         return math.prod(self.encoder_strides)
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_quantizers
 
     @property
     def bandwidths(self) -> list[float]:

@@ -82,3 +82,28 @@ class CodecConfig(PresetConfig):
             )
         per_quantizer = self.bits_per_code * self.frame_rate
         return max(1, min(self.num_codebooks, int(bandwidth * 1000 / per_quantizer + 1e-6)))
+
+
+class ResidualCodecConfig(CodecConfig):
+    """Base of the configurations of codecs with a chain of codebooks that follow moving averages.
+
+    | name | meaning |
+    |---|---|
+    | `num_quantizers` | codebooks |
+    | `codebook_size` | entries per codebook |
+    | `codebook_decay`, `kmeans_iterations`, `revive_below` | see `modeling.quantization.EuclideanCodebook` |
+    | `residual_gradient` | see `modeling.quantization.ResidualVectorQuantizer` |
+
+    The defaults are the behaviour of EnCodec's code.
+    """
+
+    num_quantizers: int = 8
+    codebook_size: int = 1024
+    codebook_decay: float = 0.99
+    kmeans_iterations: int | None = 50
+    revive_below: float | None = None
+    residual_gradient: bool = False
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.num_quantizers

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .codec_base import CodecConfig
+from .codec_base import ResidualCodecConfig
 
 _RATES_24KHZ = (1.5, 3.0, 6.0, 12.0, 24.0)
 _RATES_48KHZ = (3.0, 6.0, 12.0, 24.0)
 
 
 @strict
-class EncodecCodecConfig(CodecConfig):
+class EncodecCodecConfig(ResidualCodecConfig):
     """Configuration of `EncodecCodecModel`. The defaults are the 24 kHz model (`facebook/encodec_24khz`).
 
     Fields that transformers' own `EncodecConfig` has bear the same names, so its checkpoints load as they are.
@@ -87,14 +87,9 @@ class EncodecCodecConfig(CodecConfig):
     compress: int = 2
     num_lstm_layers: int = 2
     trim_right_ratio: float = 1.0
-    codebook_size: int = 1024
     codebook_dim: int | None = None
     use_conv_shortcut: bool = True
     num_quantizers: int | None = None
-    codebook_decay: float = 0.99
-    kmeans_iterations: int = 50
-    revive_below: float | None = None
-    residual_gradient: bool = False
     original_name: str | None = None
 
     def __post_init__(self, **kwargs):
@@ -131,10 +126,6 @@ class EncodecCodecConfig(CodecConfig):
     @property
     def frame_rate(self) -> int:
         return math.ceil(self.sampling_rate / self.hop_length)
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_quantizers
 
     @property
     def bandwidths(self) -> list[float]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .codec_base import CodecConfig
+from .codec_base import ResidualCodecConfig
 
 SEMANTIC_MODES = ("residual", "addition", "concat")
 
@@ -29,7 +29,7 @@ def _grouped(ratio: int) -> dict:
 
 
 @strict
-class FunCodecConfig(CodecConfig):
+class FunCodecConfig(ResidualCodecConfig):
     """Configuration of `FunCodecModel`. The defaults are `audio_codec-encodec-en-libritts-16k-nq32ds320`.
 
     Args:
@@ -118,13 +118,8 @@ class FunCodecConfig(CodecConfig):
     num_lstm_layers: int = 2
     trim_right_ratio: float = 1.0
     num_quantizers: int = 32
-    codebook_size: int = 1024
     quantizer_dropout: float = 1.0
     quantizer_choices: list[int] | tuple[int, ...] | None = (1, 2, 4, 8, 16, 32)
-    codebook_decay: float = 0.99
-    kmeans_iterations: int = 50
-    revive_below: float | None = None
-    residual_gradient: bool = False
     semantic_mode: str | None = None
     semantic_vocab_size: int = 86
     semantic_downsampling: int = 2
@@ -160,7 +155,3 @@ class FunCodecConfig(CodecConfig):
     @property
     def hop_length(self) -> int:
         return math.prod(self.upsampling_ratios) * (1 if self.domain == "time" else self.stft_hop_length)
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_quantizers

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .codec_base import CodecConfig
+from .codec_base import ResidualCodecConfig
 
 DENOISING = ("none", "encoder", "decoder")
 
 
 @strict
-class SoundStreamConfig(CodecConfig):
+class SoundStreamConfig(ResidualCodecConfig):
     """Configuration of `SoundStreamModel`. The defaults are the paper's 24 kHz model at up to 18 kbps.
 
     Args:
@@ -60,10 +60,8 @@ class SoundStreamConfig(CodecConfig):
     num_residual_layers: int = 3
     dilation_growth_rate: int = 3
     num_quantizers: int = 24
-    codebook_size: int = 1024
     quantizer_dropout: float = 1.0
-    codebook_decay: float = 0.99
-    kmeans_iterations: int = 10
+    kmeans_iterations: int | None = 10
     revive_below: float | None = 0.1
     residual_gradient: bool = True
     denoising: str = "none"
@@ -75,7 +73,3 @@ class SoundStreamConfig(CodecConfig):
     @property
     def hop_length(self) -> int:
         return math.prod(self.strides)
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_quantizers

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .codec_base import CodecConfig
+from .codec_base import ResidualCodecConfig
 
 ARITHMETICS = ("float", "clamped", "integer")
 
 
 @strict
-class LyraCodecConfig(CodecConfig):
+class LyraCodecConfig(ResidualCodecConfig):
     """Configuration of `LyraCodecModel`. The defaults are the released model.
 
     Args:
@@ -56,9 +56,7 @@ class LyraCodecConfig(CodecConfig):
     arithmetic: str = "integer"
     num_quantizers: int = 46
     codebook_size: int = 16
-    codebook_decay: float = 0.99
-    kmeans_iterations: int = 10
-    revive_below: float | None = None
+    kmeans_iterations: int | None = 10
     residual_gradient: bool = True
 
     def validate_architecture(self):
@@ -73,10 +71,6 @@ class LyraCodecConfig(CodecConfig):
     @property
     def hop_length(self) -> int:
         return math.prod(self.strides)
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_quantizers
 
     @property
     def bandwidths(self) -> list[float]:

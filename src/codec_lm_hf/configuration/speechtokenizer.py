@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .codec_base import CodecConfig
+from .codec_base import ResidualCodecConfig
 
 ACTIVATIONS = ("elu", "snake")
 
 
 @strict
-class SpeechTokenizerConfig(CodecConfig):
+class SpeechTokenizerConfig(ResidualCodecConfig):
     """Configuration of `SpeechTokenizerModel`. The defaults are the published `speechtokenizer_hubert_avg`.
 
     Args:
@@ -52,12 +52,6 @@ class SpeechTokenizerConfig(CodecConfig):
     bidirectional_lstm: bool = True
     activation: str = "elu"
     semantic_hidden_size: int = 768
-    num_quantizers: int = 8
-    codebook_size: int = 1024
-    codebook_decay: float = 0.99
-    kmeans_iterations: int = 50
-    revive_below: float | None = None
-    residual_gradient: bool = False
 
     def validate_architecture(self):
         if self.activation not in ACTIVATIONS:
@@ -68,7 +62,3 @@ class SpeechTokenizerConfig(CodecConfig):
     @property
     def hop_length(self) -> int:
         return math.prod(self.upsampling_ratios)
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_quantizers

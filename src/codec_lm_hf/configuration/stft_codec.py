@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .codec_base import CodecConfig
+from .codec_base import ResidualCodecConfig
 
 
 @strict
-class StftCodecConfig(CodecConfig):
+class StftCodecConfig(ResidualCodecConfig):
     """Configuration of `StftCodecModel`. The defaults are the bundled 16 kHz codec, 50 frames/s, 0.5 to 4 kbps.
 
     Not a published system. It takes frequency-domain frames as FunCodec's does (Du et al., 2023) and rebuilds the
@@ -50,11 +50,8 @@ class StftCodecConfig(CodecConfig):
     kernel_size: int = 7
     expansion: int = 3
     layer_scale: float = 0.1
-    num_quantizers: int = 8
-    codebook_size: int = 1024
     quantizer_dropout: float = 0.4
-    codebook_decay: float = 0.99
-    kmeans_iterations: int = 10
+    kmeans_iterations: int | None = 10
     revive_below: float | None = 0.1
     residual_gradient: bool = True
 
@@ -67,7 +64,3 @@ class StftCodecConfig(CodecConfig):
             raise ValueError(
                 f"synthesis_window {self.synthesis_window} must be a multiple of hop_length {self.hop_length}."
             )
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_quantizers

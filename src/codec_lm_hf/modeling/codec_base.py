@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from ..configuration.codec_base import LARGEST_PEAK, CodecConfig
 from ..hub import HubModelMixin
-from .layers.conv import fuse_weight_norm, has_weight_norm
+from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
 from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces, zero_padding
@@ -183,6 +183,29 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             revive_below=config.revive_below,
             **options,
         )
+
+    def _seanet_options(self) -> dict:
+        """Arguments of a SEANet but for `channels`, by the fields that EnCodec's configuration has."""
+        config = self.config
+        return {
+            "dimension": config.hidden_size,
+            "num_filters": config.num_filters,
+            "ratios": config.upsampling_ratios,
+            "num_residual_layers": config.num_residual_layers,
+            "kernel_size": config.kernel_size,
+            "last_kernel_size": config.last_kernel_size,
+            "residual_kernel_size": config.residual_kernel_size,
+            "dilation_growth_rate": config.dilation_growth_rate,
+            "compress": config.compress,
+            "use_conv_shortcut": config.use_conv_shortcut,
+            "num_lstm_layers": config.num_lstm_layers,
+            "conv_options": {
+                "causal": config.use_causal_conv,
+                "pad_mode": config.pad_mode,
+                "norm_type": config.norm_type,
+                "fused": config.fused,
+            },
+        }
 
     def _quantize(self, latents: Tensor, count: int, **choice) -> Tensor:
         """Latents to `count` codes a frame; a family's own `encode` may make a further `choice` among codebooks."""
@@ -666,9 +689,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if has_weight_norm(module):
-            pair = module.parametrizations.weight
-            init.kaiming_uniform_(pair.original1, a=5**0.5)
-            init.copy_(pair.original0, torch.norm_except_dim(pair.original1, 2, 0))
+            reset_weight_norm(module)
         if isinstance(module, nn.LayerNorm):
             # transformers goes by the name of the class, and not every norm here is called LayerNorm.
             init.ones_(module.weight)

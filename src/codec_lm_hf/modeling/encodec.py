@@ -23,26 +23,7 @@ class EncodecCodecModel(CodecPreTrainedModel):
 
     def __init__(self, config: EncodecCodecConfig) -> None:
         super().__init__(config)
-        seanet = {
-            "channels": config.audio_channels,
-            "dimension": config.hidden_size,
-            "num_filters": config.num_filters,
-            "ratios": config.upsampling_ratios,
-            "num_residual_layers": config.num_residual_layers,
-            "kernel_size": config.kernel_size,
-            "last_kernel_size": config.last_kernel_size,
-            "residual_kernel_size": config.residual_kernel_size,
-            "dilation_growth_rate": config.dilation_growth_rate,
-            "compress": config.compress,
-            "use_conv_shortcut": config.use_conv_shortcut,
-            "num_lstm_layers": config.num_lstm_layers,
-            "conv_options": {
-                "causal": config.use_causal_conv,
-                "pad_mode": config.pad_mode,
-                "norm_type": config.norm_type,
-                "fused": config.fused,
-            },
-        }
+        seanet = {"channels": config.audio_channels, **self._seanet_options()}
         self.encoder = SeanetEncoder(**seanet)
         self.decoder = SeanetDecoder(**seanet, trim_right_ratio=config.trim_right_ratio)
         self.quantizer = self._residual_quantizer(config.codebook_dim)

@@ -127,25 +127,7 @@ class FunCodecModel(CodecPreTrainedModel):
 
     def __init__(self, config: FunCodecConfig) -> None:
         super().__init__(config)
-        seanet = {
-            "dimension": config.hidden_size,
-            "num_filters": config.num_filters,
-            "ratios": config.upsampling_ratios,
-            "num_residual_layers": config.num_residual_layers,
-            "kernel_size": config.kernel_size,
-            "last_kernel_size": config.last_kernel_size,
-            "residual_kernel_size": config.residual_kernel_size,
-            "dilation_growth_rate": config.dilation_growth_rate,
-            "compress": config.compress,
-            "use_conv_shortcut": config.use_conv_shortcut,
-            "num_lstm_layers": config.num_lstm_layers,
-            "conv_options": {
-                "causal": config.use_causal_conv,
-                "pad_mode": config.pad_mode,
-                "norm_type": config.norm_type,
-                "fused": config.fused,
-            },
-        }
+        seanet = self._seanet_options()
         planes, bins = PLANES.get(config.domain), config.window_size // 2 + 1
         if config.frequency_ratios is None:
             seanet["channels"] = config.audio_channels if planes is None else planes * bins

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from ...configuration.discriminators import CodecDiscriminatorConfig
 from ...hub import HubModelMixin
-from ..layers.conv import has_weight_norm
+from ..layers.conv import has_weight_norm, reset_weight_norm
 from ..layers.stft import HannWindow
 from .parts import SpectralNorm, has_spectral_norm
 from .spectral import BandDiscriminator, MagnitudeDiscriminator, StftDiscriminator
@@ -74,9 +74,7 @@ class CodecDiscriminator(HubModelMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if has_weight_norm(module):
-            pair = module.parametrizations.weight
-            init.kaiming_uniform_(pair.original1, a=5**0.5)
-            init.copy_(pair.original0, torch.norm_except_dim(pair.original1, 2, 0))
+            reset_weight_norm(module)
         if has_spectral_norm(module):
             init.kaiming_uniform_(module.parametrizations.weight.original, a=5**0.5)
         if isinstance(module, (HannWindow, SpectralNorm)):

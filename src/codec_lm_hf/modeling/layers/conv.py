@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from transformers import initialization as init
 
 from . import cpu_inference
 from .streaming import Stream, TimeContext, Unpadded, kept_apart, lengths_of, zero_padding
@@ -69,6 +70,13 @@ def refuse_stream(part: nn.Module | None, time: TimeContext | None) -> None:
 
 def has_weight_norm(module: nn.Module) -> bool:
     return parametrize.is_parametrized(module, "weight") and hasattr(module.parametrizations.weight, "original1")
+
+
+def reset_weight_norm(module: nn.Module) -> None:
+    """Draw a weight as `torch.nn.Conv1d` does, and take its norms for the weight-norm gain."""
+    pair = module.parametrizations.weight
+    init.kaiming_uniform_(pair.original1, a=5**0.5)
+    init.copy_(pair.original0, torch.norm_except_dim(pair.original1, 2, 0))
 
 
 def fuse_weight_norm(module: nn.Module) -> None:
@@ -363,17 +371,19 @@ class OverlapAdd(nn.Module):
             if self.copies and x.shape[-1] == 0:
                 return x.new_zeros(x.shape[0], self.out_channels, 0)
             x = self._with_copies(x)
-        tail, skip = (
-            kept if kept is not None else (x.new_zeros(x.shape[0], self.out_channels, self.excess), self.trim_left)
-        )
-        y = tail
+        # What may yet be trimmed at the end is held back beside what coming steps add to.
+        held = max(0, self.trim_right - self.excess)
+        if kept is None:
+            kept = x.new_zeros(x.shape[0], self.out_channels, held + self.excess), held + self.trim_left
+        y, skip = kept
         if x.shape[-1]:
-            y = self.compute(x)
-            y[..., : self.excess] += tail
+            new = self.compute(x)
+            new[..., : self.excess] += y[..., held:]
+            y = cpu_inference.join(y[..., :held], new) if held else new
         ready = x.shape[-1] * self.stride
         stream.keep(self, (kept_apart(y[..., ready:]), max(0, skip - ready)))
         if stream.final:
-            ready += self.excess - self.trim_right
+            ready = y.shape[-1] - self.trim_right
         return self.finish(y[..., skip:ready])
 
 
