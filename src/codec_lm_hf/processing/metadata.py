@@ -27,19 +27,23 @@ def read_metadata(folder: str | Path) -> list[dict[str, Any]] | None:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True))
-        for row in reader:
-            if not row.get("file_name") or None in row:
-                raise ValueError(
-                    f"{path}, line {reader.line_num} must fill a column file_name and no column too many."
-                )
-            yield row
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield _json_row(line, f"{path}, line {number}")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".csv":
+            yield from _csv_rows(csv.DictReader(file), path)
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _json_row(line, f"{path}, line {number}")
+
+
+def _csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
+    for row in reader:
+        if not row.get("file_name") or None in row or None in row.values():
+            names = ", ".join(reader.fieldnames)
+            raise ValueError(
+                f"{path}, line {reader.line_num} must fill file_name and have a field for each of {names}."
+            )
+        yield row
 
 
 def _json_row(line: str, place: str) -> dict[str, Any]:

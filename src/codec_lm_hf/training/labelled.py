@@ -52,6 +52,8 @@ class LabelledRecordings:
 
     def labels(self, places: Sequence[int]) -> pa.Table:
         """The other columns of the recordings asked for, as they are stored."""
+        if not self.features:
+            return pa.table({})
         return self.dataset.select_columns(list(self.features)).with_format("arrow")[list(places)]
 
 

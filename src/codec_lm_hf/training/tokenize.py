@@ -95,8 +95,9 @@ class _Row(NamedTuple):
 
 def processes() -> PartialState:
     """This process among those that `accelerate launch` started, perhaps the only one."""
-    # A process that has done its share waits for the others, perhaps for days.
-    return PartialState(timeout=timedelta(days=365))
+    # It takes processes without an accelerator for single ones, unless told. One that has done its share waits for the
+    # others, perhaps for days.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=365))
 
 
 def tokenize(
