@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from codec_lm_hf.cli import app
+from codec_lm_hf.demo.roundtrip import SPEECH
 from codec_lm_hf.processing.audio import AudioFileError, load_audio
 from codec_lm_hf.training.data import collate_codes
 from codec_lm_hf.training.labelled import labelled_dataset, labelled_folder, load_labelled
@@ -417,3 +420,29 @@ def test_the_command_reports_what_it_did(damaged, tmp_path):
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         CliRunner().invoke(app, ["tokenize", str(tmp_path), "-o", str(tmp_path / "out")], catch_exceptions=False)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_does_what_it_says(tmp_path, monkeypatch):
+    """Its first command and its Python, one after the other; its columns are those that are written."""
+    page = (PROJECT / "docs" / "tokenize.md").read_text()
+    audio, rate = soundfile.read(SPEECH)
+    (tmp_path / "recordings").mkdir()
+    for name, seconds in (("a", 2), ("b", 1)):
+        soundfile.write(tmp_path / "recordings" / f"{name}.wav", audio[: seconds * rate], rate)
+        (tmp_path / "recordings" / f"{name}.txt").write_text(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (command,) = re.findall(r"^    codec-lm (.*)$", page, re.M)
+    done = CliRunner().invoke(app, shlex.split(command))
+    assert done.exit_code == 0 and "2 recordings coded" in done.output, done.output
+    scope: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "docs/tokenize.md", "exec"), scope)
+    assert scope["batch"]["audio_codes"].shape == (2, 4, 100)
+    assert scope["batch"]["codes_mask"].sum(-1).tolist() == [100, 50]
+    assert scope["audio"].shape == (2, 1, 2 * rate)
+    columns = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    assert set(rows_of(tmp_path / "codes").features) == {*columns, "text"} - {"scales"}
