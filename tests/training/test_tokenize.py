@@ -231,6 +231,13 @@ def test_a_data_set_keeps_its_columns_and_is_known_by_its_rows(table, folder, mo
         assert torch.equal(torch.tensor(row["codes"]), alone(model, path)[1].audio_codes[0])
 
 
+def test_a_name_that_is_taken_twice_is_refused(table, models, tmp_path):
+    twice = table.rename_column("speaker", "source_id")
+    with pytest.raises(ValueError, match="columns id, source_id one is to become source_NAME"):
+        tokenize(models["stft_codec"], labelled_dataset(twice), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_data_sets_are_found_by_their_path(table, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "hub").mkdir()
@@ -412,7 +419,7 @@ def test_the_command_reports_what_it_did(damaged, tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "2 recordings coded" in done.output and "4 skipped" in done.output
-    assert f"skipped {damaged / 'c.wav'}: {damaged / 'c.wav'} holds no samples" in done.output
+    assert f"skipped: {damaged / 'c.wav'} holds no samples" in done.output
     header = read_header(tmp_path / "out")
     assert (header.codec, header.num_codebooks) == ("bundled:codec", 2)
 

@@ -54,5 +54,5 @@ def tokenize(
         f"{output}: {report.written} recordings coded ({hours:.2f} h, {speed:.0f} x real time), "
         f"{report.present} were there, {len(report.skipped)} skipped"
     )
-    for file, reason in report.skipped.items():
-        typer.echo(f"skipped {file}: {reason}", err=True)
+    for reason in report.skipped.values():
+        typer.echo(f"skipped: {reason}", err=True)

@@ -219,6 +219,11 @@ def _features(recordings: LabelledRecordings, model: CodecPreTrainedModel) -> da
     if model.config.normalize:
         ours["scales"] = datasets.List(datasets.Value("float32"))
     theirs = {f"source_{name}" if name in ours else name: kind for name, kind in recordings.features.items()}
+    if len(theirs) < len(recordings.features):
+        raise ValueError(
+            f"of the columns {', '.join(recordings.features)} one is to become source_NAME, which another is called: "
+            "rename that."
+        )
     return datasets.Features({**ours, **theirs})
 
 
