@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from codec_lm_hf.bitstream.codes import CodesHeader, CodesReader, CodesWriter, pack_codes, unpack_codes
 from codec_lm_hf.bitstream.errors import BitstreamError
+from codec_lm_hf.modeling.quantization import Codebook
 from tests.common.tiny import TINY
 
 
@@ -132,3 +133,14 @@ def test_another_codec_is_refused():
     with pytest.raises(BitstreamError, match="this file has 5 codebooks"):
         replace(CodesHeader.of(ours), num_codebooks=5).check_codec(ours)
     assert CodesHeader.of(ours.to(torch.bfloat16)).fingerprint == CodesHeader.of(TINY["encodec"].model()).fingerprint
+
+
+def test_the_fingerprint_is_of_all_codebooks():
+    """Those that follow running means, and those that are learnt by gradient."""
+    for name in ("encodec", "hificodec"):
+        model = TINY[name].model()
+        before = CodesHeader.of(model).fingerprint
+        codebook = [module for module in model.modules() if isinstance(module, Codebook)][-1]
+        with torch.no_grad():
+            codebook.embed[0, 0] += 1
+        assert CodesHeader.of(model).fingerprint != before, name

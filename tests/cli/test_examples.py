@@ -37,6 +37,11 @@ def prepare_recording(folder: Path) -> None:
     soundfile.write(folder / "speech.wav", audio[: 2 * rate], rate)
 
 
+def prepare_recordings(folder: Path) -> None:
+    (folder / "recordings").mkdir()
+    prepare_recording(folder / "recordings")
+
+
 def prepare_codes(folder: Path) -> None:
     prepare_recording(folder)
     codec_lm("encode", str(folder / "speech.wav"))
@@ -73,6 +78,7 @@ PREPARE = {
     "encode": prepare_recording,
     "decode": prepare_codes,
     "convert": prepare_checkpoint,
+    "tokenize": prepare_recordings,
     "train-codec": prepare_recipe,
 }
 LEAVES = {
@@ -80,6 +86,7 @@ LEAVES = {
     "decode": ["back.wav"],
     "convert": ["my-codec/config.json", "my-codec/model.safetensors", "my-codec/conversion.json"],
     "roundtrip": ["out/reconstructed.wav", "out/roundtrip.png"],
+    "tokenize": ["codes/dataset_info.json"],
     "train-codec": ["runs/bundled_codec/model.safetensors"],
 }
 

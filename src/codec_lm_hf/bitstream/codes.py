@@ -26,7 +26,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..modeling.quantization import EuclideanCodebook
+from ..modeling.quantization import Codebook
 from .errors import BitstreamError
 
 MAGIC = b"CLMC"
@@ -129,7 +129,7 @@ def fingerprint(model: CodecPreTrainedModel) -> str:
     """Sixteen hexadecimal digits that name a codec's codebooks."""
     digest = hashlib.sha256()
     for name, module in sorted(model.named_modules()):
-        if isinstance(module, EuclideanCodebook):
+        if isinstance(module, Codebook):
             digest.update(name.encode())
             digest.update(module.embed.detach().cpu().float().numpy().astype("<f4").tobytes())
     return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ from .encode import encode
 from .info import info
 from .list import list_families
 from .roundtrip import roundtrip
+from .tokenize import tokenize
 from .train_codec import train_codec
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command("encode")(encode)
 app.command("decode")(decode)
 app.command("roundtrip")(roundtrip)
 app.command("convert")(convert)
+app.command("tokenize")(tokenize)
 app.command("train-codec")(train_codec)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import shutil
@@ -21,6 +20,7 @@ import torch
 from ..bitstream.codes import CodesHeader, CodesWriter
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..processing.audio import audio_files, load_audio, save_audio, to_format
+from ..processing.metadata import read_metadata
 from .judges import nearest_speakers, word_errors
 from .metrics import evaluate_pair
 
@@ -47,7 +47,7 @@ class Recording:
 
 
 def read_recordings(folder: str | Path, limit: int | None = None) -> list[Recording]:
-    """Recordings of a folder, mixed to one channel; `text` and `speaker` from its `metadata.jsonl` where it has one.
+    """Recordings of a folder, mixed to one channel; `text` and `speaker` from its metadata where it has some.
 
     Args:
         folder: of audio files.
@@ -65,9 +65,7 @@ def read_recordings(folder: str | Path, limit: int | None = None) -> list[Record
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}.")
         paths = [paths[place * len(paths) // limit] for place in range(limit)] if limit < len(paths) else paths
-    metadata = folder / "metadata.jsonl"
-    lines = metadata.read_text(encoding="utf-8").splitlines() if metadata.is_file() else []
-    known = {row["file_name"]: row for row in map(json.loads, filter(str.strip, lines))}
+    known = {row["file_name"]: row for row in read_metadata(folder) or []}
     recordings = []
     for path in paths:
         audio, rate = load_audio(path, channels=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
+from ..configuration.codec_base import LARGEST_PEAK
 from ..processing.audio import AudioFileError, audio_files, load_audio
+from ..processing.metadata import read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -25,29 +26,18 @@ Recording = str | Path | tuple[str, str | io.BytesIO]
 
 
 def find_recordings(source: str | Path) -> list[Path]:
-    """Audio files of a folder: those named in its `metadata.jsonl` if it has one, else all below it.
+    """Audio files of a folder: those that its `metadata.jsonl` or `metadata.csv` names if it has one, else all below.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no audio.
         ValueError: a line of the metadata names no file.
     """
     folder = Path(source)
-    metadata = folder / "metadata.jsonl"
-    if metadata.is_file():
-        lines = enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1)
-        paths = [folder / _file_name(line, f"{metadata}, line {number}") for number, line in lines if line.strip()]
-    else:
-        paths = audio_files(folder)
+    rows = read_metadata(folder)
+    paths = audio_files(folder) if rows is None else [folder / row["file_name"] for row in rows]
     if not paths:
         raise FileNotFoundError(f"{folder} holds no audio files; give a folder with wav, flac, ogg or mp3 files.")
     return paths
-
-
-def _file_name(line: str, place: str) -> str:
-    try:
-        return json.loads(line)["file_name"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{place} must be a JSON object with a file_name, got {line[:80]!r}.") from error
 
 
 @dataclass
@@ -225,11 +215,13 @@ def decode(source: str | Path | io.BytesIO, sampling_rate: int, channels: int, n
     """Float32 `(channels, samples)` of a file.
 
     Raises:
-        AudioFileError: not audio, empty, too many channels, or with NaN or infinite samples.
+        AudioFileError: not audio, empty, too many channels, or with samples that are NaN, infinite or far beyond 1.
     """
     audio, _ = load_audio(source, sampling_rate, channels, name)
     if not np.isfinite(audio).all():
         raise AudioFileError(f"{name} holds NaN or infinite samples.")
+    if audio.size and np.abs(audio).max() > LARGEST_PEAK:
+        raise AudioFileError(f"{name} peaks at {np.abs(audio).max():.0f}; expected samples in [-1, 1].")
     return audio
 
 
@@ -277,4 +269,21 @@ def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     if any(clip.shape[-1] < longest for clip in audio):
         lengths = torch.tensor([clip.shape[-1] for clip in audio])
         batch["padding_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+    return batch
+
+
+def collate_codes(rows: Sequence[dict]) -> dict[str, Tensor]:
+    """Rows of a data set of codes (`training.tokenize`) to `audio_codes (batch, codebooks, frames)` int64.
+
+    Where lengths differ, `codes_mask (batch, frames)` bool is true on frames of the row; codes are 0 elsewhere, as a
+    codec gives them.
+    """
+    codes = [torch.as_tensor(row["codes"], dtype=torch.long) for row in rows]
+    frames = torch.tensor([part.shape[-1] for part in codes])
+    longest = int(frames.max())
+    batch = {
+        "audio_codes": torch.stack([torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in codes])
+    }
+    if bool((frames < longest).any()):
+        batch["codes_mask"] = torch.arange(longest) < frames[:, None]
     return batch

@@ -1,0 +1,56 @@
+"""What a folder of audio says about its files: `metadata.jsonl` or `metadata.csv`, as Hugging Face audio folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAMES = ("metadata.jsonl", "metadata.csv")
+
+
+def read_metadata(folder: str | Path) -> list[dict[str, Any]] | None:
+    """Rows of a folder's metadata, each with a `file_name` relative to the folder; `None` where it has none.
+
+    What a CSV file holds is text; JSON keeps its types.
+
+    Raises:
+        ValueError: a line names no file.
+    """
+    for name in NAMES:
+        path = Path(folder) / name
+        if path.is_file():
+            return list(_rows(path))
+    return None
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".csv":
+            yield from _csv_rows(csv.DictReader(file), path)
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _json_row(line, f"{path}, line {number}")
+
+
+def _csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
+    for row in reader:
+        if not row.get("file_name") or None in row or None in row.values():
+            names = ", ".join(reader.fieldnames)
+            raise ValueError(
+                f"{path}, line {reader.line_num} must fill file_name and have a field for each of {names}."
+            )
+        yield row
+
+
+def _json_row(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if isinstance(row["file_name"], str):
+            return row
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{place} must be a JSON object with a file_name, got {line[:80]!r}.") from error
+    raise ValueError(f"{place} must have a text as its file_name, got {row['file_name']!r}.")

@@ -1,0 +1,439 @@
+"""Recordings to codes, once and for all: a data set of Parquet shards that language models train on."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import soundfile
+import torch
+from tqdm.auto import tqdm
+
+from ..bitstream.codes import CodesHeader
+from ..modeling.codec_base import CodecPreTrainedModel
+from ..processing.audio import AudioFileError
+from .data import collate, decode
+from .labelled import LabelledRecordings
+
+try:
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+except ImportError as error:
+    raise ImportError(f"data sets need {error.name}: pip install 'codec-lm-hf[train]'.") from error
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Beside Parquet files, `datasets` takes no file of this name for data.
+INFO = "dataset_info.json"
+SHARDS = "codes-*.parquet"
+_MUST_AGREE = (
+    "fingerprint",
+    "sampling_rate",
+    "channels",
+    "hop_length",
+    "num_codebooks",
+    "codebook_size",
+    "columns",
+)
+
+
+@dataclass
+class TokenizeReport:
+    """What a run did, all processes together.
+
+    Attributes:
+        written: recordings coded now.
+        present: recordings that were there before.
+        seconds: of audio coded now.
+        skipped: name of a file that could not be coded -> why.
+    """
+
+    written: int = 0
+    present: int = 0
+    seconds: float = 0.0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class _Shard(NamedTuple):
+    """Recordings that become one file."""
+
+    places: list[int]
+    path: Path
+
+
+class _Batch(NamedTuple):
+    """What is encoded at once: audio `(channels, samples)` by place. `bad` is that of the whole shard once `last`."""
+
+    shard: _Shard
+    clips: dict[int, np.ndarray]
+    bad: dict[str, str]
+    last: bool
+
+
+class _Row(NamedTuple):
+    """Codes `(codebooks, frames)`, the scales of a codec that normalises, and the length of the audio."""
+
+    codes: np.ndarray
+    scales: np.ndarray | None
+    samples: int
+
+
+def processes() -> PartialState:
+    """This process among those that `accelerate launch` started, perhaps the only one."""
+    # It takes processes without an accelerator for single ones, unless told. One that has done its share waits for the
+    # others, perhaps for days.
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=365))
+
+
+def tokenize(
+    model: CodecPreTrainedModel,
+    recordings: LabelledRecordings,
+    output_dir: str | os.PathLike,
+    num_quantizers: int | None = None,
+    batch_seconds: float = 60.0,
+    shard_rows: int = 200,
+    skip_bad: bool = False,
+    whole_batches: bool | None = None,
+) -> TokenizeReport:
+    """Code every recording that is not coded yet.
+
+    The recordings are cut, in their order, into runs of `shard_rows`; each becomes a Parquet file, which appears once
+    it is complete. So whatever ends the program costs the shards in work, a later call does the rest, and what is
+    there in the end is what an uninterrupted run leaves. Processes started by `accelerate launch` share the shards.
+
+    Args:
+        model: the codec, in eval mode, on its device.
+        recordings: from `training.labelled`.
+        output_dir: made if it is not there. One run at a time may write to it.
+        num_quantizers: codes per frame; all codebooks by default.
+        batch_seconds: audio encoded at once, padding included. A longer recording is a batch of its own.
+        shard_rows: recordings of a file.
+        skip_bad: leave out what cannot be read as audio, instead of stopping there. A later call tries it again.
+        whole_batches: encode a batch in one piece, even where the model would take long recordings one by one, tile by
+            tile; the codes are the same. By default everywhere but on a CPU, where tiles are as fast.
+
+    Returns:
+        The same in every process.
+
+    Raises:
+        AudioFileError: a recording cannot be read as audio.
+        ValueError: a size that is not positive, or `output_dir` holds codes of another codec, with other settings or
+            with other columns.
+    """
+    if batch_seconds <= 0 or shard_rows < 1:
+        raise ValueError(f"batch_seconds={batch_seconds} and shard_rows={shard_rows} must be positive.")
+    state, output = processes(), Path(output_dir)
+    header = CodesHeader.of(model, num_quantizers)
+    features = _features(recordings, model)
+    columns = {entry.name: str(entry.type) for entry in features.arrow_schema}
+    info = {**asdict(header), "frame_rate": model.config.frame_rate, "columns": columns}
+    if state.is_main_process:
+        _prepare(output, info)
+    state.wait_for_everyone()
+    _check_agreement(output, info)
+    done = ids_of(output)
+    shards = _plan(recordings, done, output, shard_rows)[state.process_index :: state.num_processes]
+    # All processes must have seen the same files before one of them adds to these.
+    state.wait_for_everyone()
+    report = TokenizeReport(present=len(done.intersection(recordings.ids)))
+    batches = _prefetched(_read(shards, recordings, model, batch_seconds, skip_bad))
+    whole = model.device.type != "cpu" if whole_batches is None else whole_batches
+    total = sum(len(shard.places) for shard in shards)
+    with (
+        _tiling(model, batch_seconds if whole else None),
+        tqdm(total=total, unit="file", desc="tokenizing", disable=not state.is_main_process) as bar,
+    ):
+        rows: dict[int, _Row] = {}
+        for batch in batches:
+            rows |= _encode(model, batch.clips, header.num_codebooks)
+            bar.update(len(batch.clips))
+            if not batch.last:
+                continue
+            if rows:
+                _write(batch.shard.path, _table(rows, recordings, features, header))
+            report.written += len(rows)
+            report.seconds += sum(row.samples for row in rows.values()) / header.sampling_rate
+            report.skipped |= batch.bad
+            bar.update(len(batch.bad))
+            rows = {}
+    state.wait_for_everyone()
+    return _joined(gather_object([report]))
+
+
+def read_header(folder: str | os.PathLike) -> CodesHeader:
+    """Which codec made the data set of codes in a folder; the header's `check_codec` refuses another one.
+
+    Raises:
+        FileNotFoundError: there is no data set of codes.
+        ValueError: what says so is damaged.
+    """
+    info = _read_info(Path(folder))
+    try:
+        return CodesHeader(**{entry.name: info[entry.name] for entry in fields(CodesHeader)})
+    except KeyError as error:
+        raise ValueError(f"{Path(folder) / INFO} lacks {error}: it was not written by codec-lm tokenize.") from error
+
+
+def ids_of(folder: str | os.PathLike) -> set[str]:
+    """Ids of the recordings whose codes a folder holds.
+
+    Raises:
+        ValueError: a shard is damaged.
+    """
+    found: set[str] = set()
+    for path in sorted(Path(folder).glob(SHARDS)):
+        try:
+            found.update(pq.read_table(path, columns=["id"])["id"].to_pylist())
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it and run again.") from error
+    return found
+
+
+# --- what is there and what is to do ---------------------------------------------------------------------------------
+
+
+def _features(recordings: LabelledRecordings, model: CodecPreTrainedModel) -> datasets.Features:
+    """Columns of the data set: ours, then the recordings' own, which give way as `source_NAME`."""
+    code = datasets.Value("int16" if model.config.codebook_size <= 1 << 15 else "int32")
+    ours = {
+        "id": datasets.Value("string"),
+        "codes": datasets.List(datasets.List(code)),
+        "num_frames": datasets.Value("int64"),
+        "duration": datasets.Value("float64"),
+    }
+    if model.config.normalize:
+        ours["scales"] = datasets.List(datasets.Value("float32"))
+    theirs = {f"source_{name}" if name in ours else name: kind for name, kind in recordings.features.items()}
+    if len(theirs) < len(recordings.features):
+        raise ValueError(
+            f"of the columns {', '.join(recordings.features)} one is to become source_NAME, which another is called: "
+            "rename that."
+        )
+    return datasets.Features({**ours, **theirs})
+
+
+def _prepare(output: Path, info: dict) -> None:
+    """Make the folder and say what will be in it, unless that is said already."""
+    output.mkdir(parents=True, exist_ok=True)
+    for partial in output.glob(f".{SHARDS}.partial"):
+        partial.unlink()
+    if (output / INFO).is_file():
+        return
+    if any(output.glob(SHARDS)):
+        raise ValueError(f"{output} holds shards but no {INFO} that says whose: name another folder.")
+    with _appearing(output / INFO) as file:
+        file.write((json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _read_info(folder: Path) -> dict:
+    path = folder / INFO
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {INFO}: it is no data set made by codec-lm tokenize.")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _check_agreement(output: Path, info: dict) -> None:
+    there = _read_info(output)
+    for name in _MUST_AGREE:
+        if there.get(name) != info[name]:
+            raise ValueError(
+                f"{output} holds codes of {there.get('codec')} with {name} {there.get(name)}; those of "
+                f"{info['codec']} would have {name} {info[name]}. Go on as the data set was begun, or name another "
+                "folder."
+            )
+
+
+def _plan(recordings: LabelledRecordings, done: set[str], output: Path, shard_rows: int) -> list[_Shard]:
+    """What is not done yet, as shards whose bounds and names do not depend on what is done."""
+    shards = []
+    for start in range(0, len(recordings.ids), shard_rows):
+        run = range(start, min(start + shard_rows, len(recordings.ids)))
+        places = [place for place in run if recordings.ids[place] not in done]
+        # A later run over a source that has grown may have other recordings at this place.
+        digest = sha256("\0".join(recordings.ids[place] for place in places).encode()).hexdigest()[:12]
+        if places:
+            shards.append(_Shard(places, output / f"codes-{start // shard_rows:06d}-{digest}.parquet"))
+    return shards
+
+
+# --- audio in --------------------------------------------------------------------------------------------------------
+
+
+def _read(
+    shards: Sequence[_Shard],
+    recordings: LabelledRecordings,
+    model: CodecPreTrainedModel,
+    batch_seconds: float,
+    skip_bad: bool,
+) -> Iterator[_Batch]:
+    """The shards' audio, batch by batch, recordings of about the same length together."""
+    config = model.config
+    for shard in shards:
+        bad: dict[str, str] = {}
+        sources = dict(zip(shard.places, recordings.audio(shard.places), strict=True))
+        durations = {}
+        for place, (name, source) in sources.items():
+            with _bad_named(bad, name, skip_bad):
+                durations[place] = _duration(name, source)
+        # Without a readable file the shard still has its end.
+        batches = _batches(durations, batch_seconds) or [[]]
+        for number, places in enumerate(batches, 1):
+            clips = {}
+            for place in places:
+                name, source = sources.pop(place)
+                with _bad_named(bad, name, skip_bad):
+                    clips[place] = decode(source, config.sampling_rate, config.audio_channels, name)
+            yield _Batch(shard, clips, bad, number == len(batches))
+
+
+@contextmanager
+def _bad_named(bad: dict[str, str], name: str, skip: bool) -> Iterator[None]:
+    """Note a file that is not audio, or say what can be done about it."""
+    try:
+        yield
+    except AudioFileError as error:
+        if not skip:
+            raise AudioFileError(f"{error} Mend it or take it away, or skip such files (--skip-bad).") from error
+        bad[name] = str(error)
+        logger.warning("skipped a file: %s", error)
+
+
+def _duration(name: str, source: str | io.BytesIO) -> float:
+    """Seconds, as the file's header says."""
+    try:
+        return soundfile.info(source).duration
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioFileError(f"{name} cannot be read as audio: {error}") from error
+    finally:
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+
+
+def _batches(durations: dict[int, float], limit: float) -> list[list[int]]:
+    """Places, shortest first, in groups that take at most `limit` seconds each when padded to their longest."""
+    groups: list[list[int]] = []
+    for place in sorted(durations, key=lambda place: (durations[place], place)):
+        if groups and (len(groups[-1]) + 1) * durations[place] <= limit:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _prefetched(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made by a thread while the one before is in use."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, items, end)
+        while (item := ahead.result()) is not end:
+            ahead = thread.submit(next, items, end)
+            yield item
+
+
+# --- codes out -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _tiling(model: CodecPreTrainedModel, seconds: float | None) -> Iterator[None]:
+    """Let the model take batches of `seconds` in one piece; `None`: as it likes."""
+    before = model.whole_seconds
+    model.whole_seconds = before if seconds is None else max(before, seconds)
+    try:
+        yield
+    finally:
+        model.whole_seconds = before
+
+
+def _encode(model: CodecPreTrainedModel, clips: dict[int, np.ndarray], count: int) -> dict[int, _Row]:
+    """Codes of each recording, as it has them alone."""
+    if not clips:
+        return {}
+    batch = collate([{"input_values": torch.from_numpy(clip)} for clip in clips.values()])
+    audio, mask = batch["input_values"], batch.get("padding_mask")
+    mask = None if mask is None else mask.to(model.device)
+    output = model.encode(audio.to(model.device, model.dtype), mask, num_quantizers=count)
+    codes = output.audio_codes.cpu().numpy()
+    valid = np.ones(codes[:, 0].shape, bool) if output.codes_mask is None else output.codes_mask.cpu().numpy()
+    rows = {}
+    for number, (place, clip) in enumerate(clips.items()):
+        scales = None
+        if output.audio_scales is not None:
+            scales = output.audio_scales[number].float().cpu().numpy()
+            # A segment that the row does not have.
+            scales = scales[scales > 0]
+        frames = int(np.flatnonzero(valid[number])[-1]) + 1
+        rows[place] = _Row(codes[number, :, :frames], scales, clip.shape[-1])
+    return rows
+
+
+def _table(
+    rows: dict[int, _Row], recordings: LabelledRecordings, features: datasets.Features, header: CodesHeader
+) -> pa.Table:
+    """A shard's rows in the order of the recordings."""
+    places = sorted(rows)
+    ordered = [rows[place] for place in places]
+    schema = features.arrow_schema
+    frames = [row.codes.shape[1] for row in ordered]
+    kind = schema.field("codes").type.value_type.value_type.to_pandas_dtype()
+    flat = np.concatenate([row.codes.ravel() for row in ordered]).astype(kind)
+    lists = pa.ListArray.from_arrays(_offsets(np.repeat(frames, header.num_codebooks)), flat)
+    columns = {
+        "id": [recordings.ids[place] for place in places],
+        "codes": pa.ListArray.from_arrays(_offsets([header.num_codebooks] * len(places)), lists),
+        "num_frames": frames,
+        "duration": [row.samples / header.sampling_rate for row in ordered],
+    }
+    if "scales" in schema.names:
+        columns["scales"] = [row.scales.tolist() for row in ordered]
+    labels = recordings.labels(places)
+    theirs = dict(zip(schema.names[len(columns) :], labels.columns, strict=True))
+    # A shard says whose codes it holds also where it lies alone.
+    metadata = {**schema.metadata, b"codec_lm_hf": json.dumps(asdict(header)).encode()}
+    return pa.table({**columns, **theirs}, schema=schema.with_metadata(metadata))
+
+
+def _offsets(lengths: Sequence[int] | np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with _appearing(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file that is there once it is complete and on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _joined(reports: list[TokenizeReport]) -> TokenizeReport:
+    whole = TokenizeReport(present=reports[0].present)
+    for part in reports:
+        whole.written += part.written
+        whole.seconds += part.seconds
+        whole.skipped |= part.skipped
+    return whole
