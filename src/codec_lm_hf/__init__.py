@@ -68,6 +68,7 @@ def register() -> None:
         AutoFeatureExtractor,
         AutoModel,
         AutoModelForAudioTokenization,
+        AutoModelForTextToWaveform,
         AutoProcessor,
     )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -80,6 +81,8 @@ def register() -> None:
         AutoModel.register(config, model, exist_ok=True)
         if row.kind == "codec":
             AutoModelForAudioTokenization.register(config, model, exist_ok=True)
+        if row.kind == "lm":
+            AutoModelForTextToWaveform.register(config, model, exist_ok=True)
         if row.processor is not None:
             processor = row.load("processor")
             AutoFeatureExtractor.register(config, processor, exist_ok=True)

@@ -12,7 +12,7 @@ class Family:
 
     Attributes:
         name: the family, as in file names.
-        kind: `"codec"`, `"entropy_lm"` or `"discriminator"`.
+        kind: `"codec"`, `"lm"`, `"entropy_lm"` or `"discriminator"`.
         title: what the paper calls it.
         config, model: `module:Class` below this package.
         processor: `module:Class` of the feature extractor or processor, if there is one.
@@ -195,6 +195,25 @@ FAMILIES: tuple[Family, ...] = (
         weights_license="Apache-2.0 (trained here)",
         paper="not a published system: frequency-domain frames as in FunCodec and Vocos, trainable on a CPU",
         summary="the bundled codec; not one of the survey's published checkpoints",
+    ),
+    Family(
+        name="valle",
+        kind="lm",
+        title="VALL-E",
+        config="configuration.valle:ValleConfig",
+        model="modeling.valle:ValleForConditionalGeneration",
+        processor=None,
+        converter="valle",
+        parity=("valle",),
+        layouts=(
+            "valle/libritts_readme_default",
+            "valle/cli_defaults_prefix0",
+            "valle/add_prenet_bos",
+            "valle/vallf_1024_12",
+        ),
+        weights_license="none were published",
+        paper="Wang et al., 2023, Neural Codec Language Models are Zero-Shot Text to Speech Synthesizers",
+        summary="logits, losses and greedy codes equal runs of lifeiteng/vall-e, with a cache where it has none",
     ),
     Family(
         name="discriminator",

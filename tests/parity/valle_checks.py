@@ -1,0 +1,80 @@
+"""VALL-E and VALL-F against lifeiteng/vall-e: training, greedy generation, continuation, text."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModel
+
+import codec_lm_hf
+from codec_lm_hf.modeling.lm_base import NO_CODE
+from tests.parity.harness import Case
+
+# The tolerances of case.json.
+LOGITS = {"atol": 2e-4, "rtol": 1e-4}
+LOSS = {"rtol": 1e-5}
+
+
+def check(case: Case, workspace) -> None:
+    output = codec_lm_hf.convert("valle", case.folder / "epoch-2.pt", workspace / "valle")
+    model = AutoModel.from_pretrained(output)
+    with torch.no_grad():
+        check_training(case, model)
+        for name in case.names("gen."):
+            if name.endswith(".codes") and "prompt" not in name:
+                check_generation(case, model, name.removesuffix(".codes"))
+        if "continual.codes" in case:
+            check_continual(case, model)
+
+
+def codes_of(case: Case, name: str) -> torch.Tensor:
+    """The original has frames before codebooks."""
+    return case.input(name).transpose(1, 2)
+
+
+def check_training(case: Case, model) -> None:
+    text, text_lengths = case.input("train.text_tokens"), case.input("train.text_lens")
+    codes, lengths = codes_of(case, "train.codes"), case.input("train.code_lens")
+    valid = torch.arange(codes.shape[-1]) < lengths[:, None]
+    inputs = {
+        "input_ids": text,
+        "attention_mask": torch.arange(text.shape[1]) < text_lengths[:, None],
+        "labels": codes.masked_fill(~valid[:, None], NO_CODE),
+    }
+    # The class has room for as many levels as the case has codes; with fewer, the original takes the first ones.
+    model.config.train_stage = "ar"
+    found = model(**inputs)
+    case.same("ar.logits", found.logits, **LOGITS)
+    case.same("ar.loss", found.loss, **LOSS)
+    model.config.train_stage = "nar"
+    for level in range(1, model.config.num_codebooks):
+        prefix = case.input(f"nar.{level}.prefix_len") if f"nar.{level}.prefix_len" in case else None
+        found = model(**inputs, level=level, prefix_length=None if prefix is None else int(prefix))
+        case.same(f"nar.{level}.logits", found.nar_logits[0], **LOGITS)
+        case.same(f"nar.{level}.loss", found.loss, **LOSS)
+    model.config.train_stage = "both"
+    # The stage and the prefix that case.json names.
+    prefix = None if prefix is None else 4
+    case.same("joint.loss", model(**inputs, level=level, prefix_length=prefix).loss, **LOSS)
+
+
+def check_generation(case: Case, model, run: str) -> None:
+    inputs = {
+        "input_ids": case.input(f"{run}.text_tokens"),
+        "prompt_codes": codes_of(case, f"{run}.prompt_codes"),
+        "prompt_text_lengths": case.input(f"{run}.enroll_x_lens"),
+    }
+    case.same(f"{run}.codes", model.generate(**inputs, do_sample=False).transpose(1, 2))
+    options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    found = model.generate(**inputs, **options)
+    for level, logits in enumerate(found.level_logits, 1):
+        case.same(f"{run}.nar_logits.{level}", logits, **LOGITS)
+    recorded = len(case[f"{run}.ar_logits"])
+    if not found.stopped.all():
+        # At its limit the original looks at one more step and throws it away.
+        found = model.generate(**inputs, **options, max_new_tokens=recorded)
+    case.same(f"{run}.ar_logits", torch.cat(found.logits)[:recorded, 0], **LOGITS)
+
+
+def check_continual(case: Case, model) -> None:
+    codes = model.continual(case.input("continual.text_tokens"), codes_of(case, "continual.input_codes"))
+    case.same("continual.codes", codes.transpose(1, 2))
