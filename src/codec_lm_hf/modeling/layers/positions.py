@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,9 @@ def interleaved_positions(positions: Tensor, dim: int, max_period: float = 10_00
 
     Source: "Attention Is All You Need" (Vaswani et al., 2017), section 3.5. `dim` is even.
     """
-    exponents = torch.arange(0, dim, 2, device=positions.device) / dim
-    phases = positions[..., None] / max_period**exponents
+    # In the order in which it is usually computed, for its last float bits: models can be sensitive to them.
+    frequencies = torch.exp(torch.arange(0, dim, 2, device=positions.device) * -(math.log(max_period) / dim))
+    phases = positions[..., None] * frequencies
     return torch.stack([phases.sin(), phases.cos()], dim=-1).flatten(-2)
 
 
