@@ -25,7 +25,7 @@ _PUBLIC = {
     "convert": "conversion_scripts",
 }
 for _row in FAMILIES:
-    for _role in (_row.config, _row.model):
+    for _role in filter(None, (_row.config, _row.model, _row.processor)):
         _module, _name = _role.split(":")
         _PUBLIC[_name] = _module
 
@@ -85,7 +85,8 @@ def register() -> None:
             AutoModelForTextToWaveform.register(config, model, exist_ok=True)
         if row.processor is not None:
             processor = row.load("processor")
-            AutoFeatureExtractor.register(config, processor, exist_ok=True)
+            if row.kind == "codec":
+                AutoFeatureExtractor.register(config, processor, exist_ok=True)
             AutoProcessor.register(config, processor, exist_ok=True)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 
+import pytest
 import torch
 from transformers import AutoModel
 
 import codec_lm_hf
 from codec_lm_hf.modeling.lm_base import NO_CODE
+from codec_lm_hf.processing.text import symbol_table
 from tests.parity.harness import Case
 
 # The tolerances of case.json.
@@ -18,6 +20,9 @@ LOSS = {"rtol": 1e-5}
 
 
 def check(case: Case, workspace) -> None:
+    if "items" in case.meta:
+        check_text(case)
+        return
     output = codec_lm_hf.convert("valle", case.folder / "epoch-2.pt", workspace / "valle")
     model = AutoModel.from_pretrained(output)
     with torch.no_grad():
@@ -27,6 +32,19 @@ def check(case: Case, workspace) -> None:
                 check_generation(case, model, name.removesuffix(".codes"))
         if "continual.codes" in case:
             check_continual(case, model)
+
+
+def check_text(case: Case) -> None:
+    items, symbols = case.meta["items"], case.meta["config"]["symbol_table"]
+    assert symbol_table(item["tokens"] for item in items) == symbols
+    processor = codec_lm_hf.ValleProcessor(symbols, "phonemes")
+    for item in items:
+        assert processor.symbol_ids(item["tokens"]).tolist() == item["ids"]
+    try:
+        found = [processor(item["text"])["input_ids"][0].tolist() for item in items]
+    except ImportError as error:
+        pytest.skip(f"ids compared, phonemes not: {error}")
+    assert found == [item["ids"] for item in items]
 
 
 def codes_of(case: Case, name: str) -> torch.Tensor:
