@@ -17,7 +17,9 @@ from transformers.utils import ModelOutput, logging
 from ..configuration.lm_base import CodecLMConfig
 from ..hub import HubModelMixin
 from .layers.adaptive_norm import AdaptiveLayerNorm
+from .layers.chroma import ChromaExtractor
 from .layers.positions import ScaledPositions
+from .layers.stft import HannWindow
 
 # Stands where a row has no code: labels are not predicted there, generated codes have ended.
 NO_CODE = -100
@@ -145,6 +147,8 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         super()._init_weights(module)
         if isinstance(module, ScaledPositions):
             init.ones_(module.alpha)
+        if isinstance(module, (HannWindow, ChromaExtractor)):
+            module.reset()
         if isinstance(module, AdaptiveLayerNorm):
             identity = torch.zeros_like(module.projection.bias)
             identity[: len(identity) // 2] = 1
