@@ -179,7 +179,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         pattern = code_patterns.delay(labels.shape[-1], config.delays)
         known = labels.where(labels != NO_CODE, config.special_id)
         sequence = pattern.build(known, config.special_id, only_valid=config.original_loss)
-        stepwise = self._heads(self._run(sequence, condition))
+        # Nothing is left to be predicted from the last step.
+        stepwise = self._heads(self._run(sequence[..., :-1], condition))
         logits, predicted = pattern.revert_logits(stepwise)
         targets = labels.masked_fill(~predicted, NO_CODE)
         sums = torch.stack([cross_entropy_sum(logits[:, k], targets[:, k]) for k in range(config.num_codebooks)])
