@@ -28,7 +28,12 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # module -> families that it builds on because its paper does.
-BUILDS_ON: dict[str, set[str]] = {}
+BUILDS_ON: dict[str, set[str]] = {
+    # The released AudioGen is "a re-implementation with the MusicGen code" (its model card).
+    "configuration.audiogen": {"musicgen"},
+    "modeling.audiogen": {"musicgen"},
+    "conversion_scripts.audiogen": {"musicgen"},
+}
 PARTS = ("modeling.layers", "modeling.quantization", "modeling.discriminators")
 
 

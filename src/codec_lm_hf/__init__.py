@@ -25,7 +25,7 @@ _PUBLIC = {
     "convert": "conversion_scripts",
 }
 for _row in FAMILIES:
-    for _role in (_row.config, _row.model):
+    for _role in filter(None, (_row.config, _row.model, _row.processor)):
         _module, _name = _role.split(":")
         _PUBLIC[_name] = _module
 
@@ -68,6 +68,7 @@ def register() -> None:
         AutoFeatureExtractor,
         AutoModel,
         AutoModelForAudioTokenization,
+        AutoModelForTextToWaveform,
         AutoProcessor,
     )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -80,9 +81,12 @@ def register() -> None:
         AutoModel.register(config, model, exist_ok=True)
         if row.kind == "codec":
             AutoModelForAudioTokenization.register(config, model, exist_ok=True)
+        if row.kind == "lm":
+            AutoModelForTextToWaveform.register(config, model, exist_ok=True)
         if row.processor is not None:
             processor = row.load("processor")
-            AutoFeatureExtractor.register(config, processor, exist_ok=True)
+            if row.kind == "codec":
+                AutoFeatureExtractor.register(config, processor, exist_ok=True)
             AutoProcessor.register(config, processor, exist_ok=True)
 
 

@@ -87,7 +87,8 @@ class RemoteStubMixin(_InstalledCode):
             return {}
         config_name, model_name = (dotted.split(":")[1] for dotted in (row.config, row.model))
         classes = {"AutoConfig": config_name, "AutoModel": model_name}
-        return classes | {"AutoModelForAudioTokenization": model_name} if row.kind == "codec" else classes
+        more = {"codec": "AutoModelForAudioTokenization", "lm": "AutoModelForTextToWaveform"}
+        return classes | {more[row.kind]: model_name} if row.kind in more else classes
 
 
 class HubModelMixin(_InstalledCode):

@@ -12,7 +12,7 @@ class Family:
 
     Attributes:
         name: the family, as in file names.
-        kind: `"codec"`, `"entropy_lm"` or `"discriminator"`.
+        kind: `"codec"`, `"lm"`, `"entropy_lm"` or `"discriminator"`.
         title: what the paper calls it.
         config, model: `module:Class` below this package.
         processor: `module:Class` of the feature extractor or processor, if there is one.
@@ -62,6 +62,8 @@ FAMILIES: tuple[Family, ...] = (
             "hificodec/Encodec_16k_320d",
             "hificodec/Encodec_24k_240d",
             "hificodec/Encodec_24k_32d",
+            "musicgen/compression_encodec_32khz",
+            "audiogen/compression_encodec_16khz",
         ),
         weights_license="not stated by the publisher (the repository's MIT licence names its code)",
         paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
@@ -219,6 +221,64 @@ FAMILIES: tuple[Family, ...] = (
         weights_license="Apache-2.0 (trained here)",
         paper="not a published system: frequency-domain frames as in FunCodec and Vocos, trainable on a CPU",
         summary="the bundled codec; not one of the survey's published checkpoints",
+    ),
+    Family(
+        name="valle",
+        kind="lm",
+        title="VALL-E",
+        config="configuration.valle:ValleConfig",
+        model="modeling.valle:ValleForConditionalGeneration",
+        processor="processing.valle:ValleProcessor",
+        converter="valle",
+        parity=("valle",),
+        layouts=(
+            "valle/libritts_readme_default",
+            "valle/cli_defaults_prefix0",
+            "valle/add_prenet_bos",
+            "valle/vallf_1024_12",
+        ),
+        weights_license="none were published",
+        paper="Wang et al., 2023, Neural Codec Language Models are Zero-Shot Text to Speech Synthesizers",
+        summary="logits, losses and greedy codes equal runs of lifeiteng/vall-e, with a cache where it has none",
+    ),
+    Family(
+        name="musicgen",
+        kind="lm",
+        title="MusicGen",
+        config="configuration.musicgen:MusicGenLMConfig",
+        model="modeling.musicgen:MusicGenLMForConditionalGeneration",
+        processor=None,
+        converter="musicgen",
+        parity=("musicgen",),
+        layouts=(
+            "musicgen/musicgen-small",
+            "musicgen/musicgen-medium",
+            "musicgen/musicgen-large",
+            "musicgen/musicgen-melody",
+            "musicgen/musicgen-melody-large",
+            "musicgen/musicgen-stereo-small",
+            "musicgen/musicgen-stereo-medium",
+            "musicgen/musicgen-stereo-large",
+            "musicgen/musicgen-stereo-melody",
+            "musicgen/musicgen-stereo-melody-large",
+        ),
+        weights_license="CC-BY-NC-4.0",
+        paper="Copet et al., 2023, Simple and Controllable Music Generation",
+        summary="logits, losses and greedy, continued and windowed codes equal runs of audiocraft",
+    ),
+    Family(
+        name="audiogen",
+        kind="lm",
+        title="AudioGen",
+        config="configuration.audiogen:AudioGenLMConfig",
+        model="modeling.audiogen:AudioGenLMForConditionalGeneration",
+        processor=None,
+        converter="audiogen",
+        parity=("audiogen",),
+        layouts=("audiogen/audiogen-medium",),
+        weights_license="CC-BY-NC-4.0",
+        paper="Kreuk et al., 2022, AudioGen: Textually Guided Audio Generation",
+        summary="logits, losses and greedy and continued codes of the released model equal runs of audiocraft",
     ),
     Family(
         name="discriminator",

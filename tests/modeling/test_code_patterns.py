@@ -1,4 +1,4 @@
-"""Orders of codes: exact against audiocraft's pattern providers, and what holds for all of them."""
+"""Orders of codes: what holds for all of them. `tests/parity` compares them with audiocraft's."""
 
 from __future__ import annotations
 
@@ -8,38 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codec_lm_hf.modeling import code_patterns
-from tests.parity.harness import Case, find_cases
 
 FILL = 9999
-
-ORIGINALS = {
-    "delay_default": code_patterns.delay(5, [0, 1, 2, 3]),
-    "delay_stereo": code_patterns.delay(4, [0, 0, 1, 1, 2, 2, 3, 3]),
-    "delay_irregular": code_patterns.delay(6, [0, 2, 5]),
-    "delay_flatten_first2": code_patterns.delay(5, [0, 1, 2], flatten_first=2),
-    "delay_empty_initial2": code_patterns.delay(4, [0, 1, 2], empty_initial=2),
-    "parallel": code_patterns.parallel(5, 4),
-    "unroll_full": code_patterns.unroll(4, [0, 1, 2]),
-    "unroll_partial": code_patterns.unroll(4, [0, 1, 1]),
-    "unroll_delay": code_patterns.unroll(4, [0, 1, 1], [0, 3, 3]),
-    "coarse_first": code_patterns.coarse_first(4, 4),
-    "coarse_first_delay": code_patterns.coarse_first(4, 4, [0, 1, 2]),
-    "musiclm_group2": code_patterns.grouped(3, 4, 2),
-}
-
-
-def test_equal_audiocraft():
-    """Sequences, valid parts, masks, reverted codes and predicting steps of its pattern providers, exactly."""
-    case = Case(next(folder for folder in find_cases() if folder.parts[-2:] == ("musicgen", "patterns")))
-    for name, pattern in ORIGINALS.items():
-        codes = case.input(f"{name}.codes")
-        sequence = pattern.build(codes, FILL)
-        case.same(f"{name}.sequence", sequence)
-        case.same(f"{name}.sequence_valid", pattern.build(codes, FILL, only_valid=True))
-        case.same(f"{name}.mask", pattern.mask)
-        case.same(f"{name}.reverted", pattern.revert(sequence, FILL))
-        case.same(f"{name}.logit_step", pattern.steps - 1)
-    case.finish()
 
 
 @st.composite

@@ -48,7 +48,8 @@ class Case:
         self.folder = folder
         self.system = folder.parent.name
         self.name = folder.name
-        self.tensors = load_file(folder / "io.safetensors")
+        # A case of texts alone has no tensors.
+        self.tensors = load_file(folder / "io.safetensors") if (folder / "io.safetensors").exists() else {}
         self._compared: set[str] = set()
 
     @cached_property

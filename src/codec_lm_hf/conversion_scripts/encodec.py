@@ -1,10 +1,14 @@
-"""EnCodec's `.th` files: a bare state dict, no configuration beside it."""
+"""EnCodec's `.th` files, a bare state dict without a configuration; and AudioCraft's, which hold theirs."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 from ..configuration.encodec import EncodecCodecConfig
 from ..modeling.encodec import EncodecCodecModel
-from .engine import ConversionError, Converter
+from . import audiocraft
+from .engine import ConversionError, Converter, State, read_checkpoint
 from .seanet import SEANET_RULES
 
 # The original's name of a field -> ours; `None`: any value other than the one given here is refused.
@@ -42,6 +46,8 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
     Raises:
         ConversionError: an argument that is unknown, or has a value that no published model has.
     """
+    if "rvq" in original:
+        original = _from_audiocraft(original)
     flat: dict = {}
     for name, value in original.items():
         flat |= value if name in ("seanet", "quantizer", "model") else {name: value}
@@ -62,4 +68,34 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
     return EncodecCodecConfig(**fields)
 
 
-CONVERTER = Converter(EncodecCodecConfig, EncodecCodecModel, SEANET_RULES, config_from_original)
+def _from_audiocraft(original: dict) -> dict:
+    """The part of AudioCraft's training configuration that makes the codec, under EnCodec's own names."""
+    seanet = {name: audiocraft.resolve(original, value) for name, value in original["seanet"].items()}
+    outer, encoder = seanet.pop("disable_norm_outer_blocks", 0), seanet.pop("encoder", None)
+    decoder = {name: value for name, value in seanet.pop("decoder", {}).items() if name != "final_activation_params"}
+    if original.get("compression_model", "encodec") != "encodec" or outer or encoder:
+        raise ConversionError("only AudioCraft's EnCodec is supported, with one kind of norm throughout.")
+    rvq = {name: original["rvq"][name] for name in ("n_q", "bins")}
+    found = {"seanet": seanet | decoder, "quantizer": rvq, "sample_rate": original["sample_rate"]}
+    found["normalize"] = audiocraft.resolve(original, original["encodec"].get("renormalize", False))
+    # The rate of all codebooks; the configuration does not state it.
+    frame_rate = math.ceil(original["sample_rate"] / math.prod(seanet["ratios"]))
+    rate = rvq["n_q"] * math.ceil(math.log2(rvq["bins"])) * frame_rate / 1000
+    return found | {"target_bandwidths": (rate,)}
+
+
+def read(path: Path) -> State:
+    """The state dict of a bare file or of AudioCraft's."""
+    file = read_checkpoint(path)
+    return audiocraft.state_of(file, path) if audiocraft.is_container(file) else file
+
+
+def read_config(path: Path) -> dict | None:
+    """AudioCraft's configuration; `None` for a bare file."""
+    file = read_checkpoint(path)
+    return audiocraft.config_of(file, path) if "best_state" in file else None
+
+
+CONVERTER = Converter(
+    EncodecCodecConfig, EncodecCodecModel, SEANET_RULES, config_from_original, read=read, read_config=read_config
+)

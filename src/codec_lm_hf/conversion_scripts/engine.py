@@ -10,7 +10,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +66,12 @@ class Converter:
         return rename(state if self.prepare is None else self.prepare(state, config), rules)
 
 
-def read_checkpoint(path: Path) -> State:
+def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> State:
     """Read a file of tensors (`torch.save` or safetensors) without executing anything in it.
+
+    Args:
+        path: of the file.
+        allowed: harmless classes that may stand beside the tensors.
 
     Raises:
         ConversionError: the file is missing, cut short, or holds anything but tensors and plain values.
@@ -77,7 +81,8 @@ def read_checkpoint(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConversionError(
             f"{path} holds more than tensors and was not loaded, because its pickle could run code: "
@@ -281,7 +286,7 @@ def convert(
     try:
         # The rename of transformers' own conversion table must not turn keys back into an older layout.
         model.save_pretrained(workspace, save_original_format=False)
-        if row.processor is not None:
+        if row.kind == "codec" and row.processor is not None:
             row.load("processor")(
                 feature_size=our_config.audio_channels, sampling_rate=our_config.sampling_rate
             ).save_pretrained(workspace)

@@ -62,6 +62,7 @@ class EncodecEntropyLMModel(HubModelMixin, PreTrainedModel):
             activation=config.hidden_act,
             norm_first=config.norm_first,
             dropout=config.dropout,
+            config=config,
         )
         self.heads = nn.ModuleList([nn.Linear(dim, size) for _ in range(config.num_codebooks)])
         self.post_init()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+Segment = tuple[int, Literal["full", "causal"]]
 
 
 def window_mask(past: int, steps: int, window: int | None = None, device: torch.device | None = None) -> Tensor:
@@ -24,6 +31,47 @@ def window_mask(past: int, steps: int, window: int | None = None, device: torch.
     return distance >= 0 if window is None else (distance >= 0) & (distance <= window)
 
 
+def segment_mask(
+    segments: Sequence[Segment], valid: Tensor | None = None, device: torch.device | None = None
+) -> Tensor:
+    """What the steps of a sequence of segments may attend to: to all earlier segments, and to their own.
+
+    Args:
+        segments: length of each, and whether its steps see all of it (`"full"`) or up to themselves (`"causal"`).
+        valid: `(batch, steps)` bool, false where nothing may look: padding.
+        device: of the mask, where `valid` is not given.
+
+    Returns:
+        `(batch or 1, 1, steps, steps)` bool, true where attention is allowed.
+    """
+    device = device if valid is None else valid.device
+    last_seen, start = [], 0
+    for length, kind in segments:
+        end = start + length
+        own = torch.arange(start, end, device=device)
+        last_seen.append(own if kind == "causal" else torch.full_like(own, end - 1))
+        start = end
+    mask = torch.arange(start, device=device) <= torch.cat(last_seen)[:, None]
+    return mask[None, None] if valid is None else mask & valid[:, None, None]
+
+
+def eager_attention(
+    module: nn.Module,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention by plain products; transformers asks each model for it under the name `"eager"`."""
+    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = F.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype), dropout, module.training)
+    return (weights @ values).transpose(1, 2), weights
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention with the packed parameters of `torch.nn.MultiheadAttention`.
 
@@ -33,20 +81,29 @@ class MultiHeadAttention(nn.Module):
         dim: of queries, memory and output; a multiple of `num_heads`.
         num_heads: each sees `dim / num_heads` channels.
         dropout: on the attention weights, in training.
+        bias: of the projections.
+        config: of the model, whose `attn_implementation` chooses the function; without one it is `"sdpa"`.
     """
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        config: PreTrainedConfig | None = None,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
-        self.in_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.config = config
+        self.in_proj = nn.Linear(dim, 3 * dim, bias=bias)
+        self.out_proj = nn.Linear(dim, dim, bias=bias)
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Memory `(batch, steps, dim)` to keys and values, each `(batch, heads, steps, dim / heads)`."""
-        dim = memory.shape[-1]
         # One product for both: its last float bits, on which the entropy coder depends, are those of the original.
-        keys, values = F.linear(memory, self.in_proj.weight[dim:], self.in_proj.bias[dim:]).chunk(2, dim=-1)
+        keys, values = self._project(memory, slice(memory.shape[-1], None)).chunk(2, dim=-1)
         return self._heads(keys), self._heads(values)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -60,11 +117,16 @@ class MultiHeadAttention(nn.Module):
         Returns:
             `(batch, steps, dim)`.
         """
-        dim = queries.shape[-1]
-        queries = self._heads(F.linear(queries, self.in_proj.weight[:dim], self.in_proj.bias[:dim]))
+        queries = self._heads(self._project(queries, slice(queries.shape[-1])))
+        implementation = "sdpa" if self.config is None else self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        attended, _ = attend(self, queries, keys, values, attention_mask=mask, dropout=dropout, is_causal=False)
+        return self.out_proj(attended.flatten(2))
+
+    def _project(self, x: Tensor, rows: slice) -> Tensor:
+        bias = self.in_proj.bias
+        return F.linear(x, self.in_proj.weight[rows], None if bias is None else bias[rows])
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

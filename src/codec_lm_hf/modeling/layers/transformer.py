@@ -1,33 +1,31 @@
-"""A causal transformer that can be run step by step."""
+"""Transformers: over segments with a cache, and step by step within a window."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache, EncoderDecoderCache, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .adaptive_norm import AdaptiveLayerNorm
 from .attention import MultiHeadAttention, window_mask
 from .positions import sinusoidal_positions
 
 
-@dataclass
-class TransformerState:
-    """What a transformer remembers of earlier steps.
+def _norm(dim: int, adaptive: bool) -> nn.Module:
+    return AdaptiveLayerNorm(dim) if adaptive else nn.LayerNorm(dim)
 
-    Attributes:
-        layers: for each layer what its attention reads, `(batch, steps, dim)`.
-        offset: position of the next step.
-    """
 
-    layers: tuple[Tensor, ...]
-    offset: int = 0
+def _normalise(norm: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    return norm(x) if condition is None else norm(x, condition)
 
 
 class TransformerLayer(GradientCheckpointingLayer):
-    """Self-attention and a feed-forward part, each with a residual connection and a layer norm.
+    """Self-attention, perhaps cross-attention, and a feed-forward part, each with a residual connection and a norm.
 
     Args:
         dim: of the steps.
@@ -36,6 +34,11 @@ class TransformerLayer(GradientCheckpointingLayer):
         activation: its activation, by its name in transformers.
         norm_first: normalise the input of each part instead of its sum with the residual connection.
         dropout: in training, on attention weights, hidden activations and the output of each part.
+        bias: of the linear layers.
+        adaptive: norms that depend on a condition.
+        cross_attention: attend to a memory between the two parts.
+        index: of the layer, for the cache.
+        config: of the model; see `MultiHeadAttention`.
     """
 
     def __init__(
@@ -46,16 +49,140 @@ class TransformerLayer(GradientCheckpointingLayer):
         activation: str = "gelu",
         norm_first: bool = False,
         dropout: float = 0.0,
+        bias: bool = True,
+        adaptive: bool = False,
+        cross_attention: bool = False,
+        index: int = 0,
+        config: PreTrainedConfig | None = None,
     ) -> None:
         super().__init__()
+        self.index = index
         self.norm_first = norm_first
-        self.attention = MultiHeadAttention(dim, num_heads, dropout)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.feedforward_in = nn.Linear(dim, feedforward)
-        self.feedforward_out = nn.Linear(feedforward, dim)
-        self.feedforward_norm = nn.LayerNorm(dim)
+        self.attention = MultiHeadAttention(dim, num_heads, dropout, bias, config)
+        self.attention_norm = _norm(dim, adaptive)
+        self.cross_attention = None
+        if cross_attention:
+            self.cross_attention = MultiHeadAttention(dim, num_heads, dropout, bias, config)
+            self.cross_attention_norm = _norm(dim, adaptive)
+        self.feedforward_in = nn.Linear(dim, feedforward, bias=bias)
+        self.feedforward_out = nn.Linear(feedforward, dim, bias=bias)
+        self.feedforward_norm = _norm(dim, adaptive)
         self.activation = ACT2FN[activation]
         self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor | None = None,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """One layer over new steps; the arguments are those of `Transformer`."""
+        cache, cross = past_key_values, None
+        if isinstance(cache, EncoderDecoderCache):
+            cache, cross = cache.self_attention_cache, cache
+
+        def attend(inputs: Tensor) -> Tensor:
+            keys, values = self.attention.keys_and_values(inputs)
+            if cache is not None:
+                keys, values = cache.update(keys, values, self.index)
+            return self.attention(inputs, keys, values, mask)
+
+        def attend_to_memory(inputs: Tensor) -> Tensor:
+            return self.cross_attention(inputs, *self._memory_keys_and_values(memory, cross), memory_mask)
+
+        x = self._add(x, self.attention_norm, attend, condition)
+        if self.cross_attention is not None:
+            x = self._add(x, self.cross_attention_norm, attend_to_memory, condition)
+        return self._add(x, self.feedforward_norm, self._feedforward, condition)
+
+    def _add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], condition: Tensor | None) -> Tensor:
+        """`x` and what a part makes of it, normalised before or after."""
+        if self.norm_first:
+            return x + self.dropout(part(_normalise(norm, x, condition)))
+        return _normalise(norm, x + self.dropout(part(x)), condition)
+
+    def _memory_keys_and_values(self, memory: Tensor, cache: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
+        """Those of the memory, which are made once and kept."""
+        if cache is None:
+            return self.cross_attention.keys_and_values(memory)
+        if cache.is_updated.get(self.index):
+            kept = cache.cross_attention_cache.layers[self.index]
+            return kept.keys, kept.values
+        cache.is_updated[self.index] = True
+        made = self.cross_attention.keys_and_values(memory)
+        return cache.cross_attention_cache.update(*made, self.index)
+
+    def _feedforward(self, x: Tensor) -> Tensor:
+        return self.feedforward_out(self.dropout(self.activation(self.feedforward_in(x))))
+
+
+class Transformer(nn.Module):
+    """Layers over whatever the caller has embedded and given positions.
+
+    Args:
+        dim: of the steps.
+        num_layers: of them.
+        final_norm: a norm after the last layer.
+        **layer: see `TransformerLayer`.
+    """
+
+    def __init__(self, dim: int, num_layers: int, final_norm: bool = True, adaptive: bool = False, **layer) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [TransformerLayer(dim, index=index, adaptive=adaptive, **layer) for index in range(num_layers)]
+        )
+        self.norm = _norm(dim, adaptive) if final_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """New steps `(batch, steps, dim)` after those of the cache.
+
+        Args:
+            x: the new steps.
+            mask: bool, broadcastable to `(batch, heads, steps, cached + new steps)`: what each new step sees, as
+                `segment_mask` gives it; `None`: all.
+            condition: `(batch or 1, 1, dim)` of adaptive norms.
+            memory: `(batch, memory steps, dim)` of cross-attention; not needed again once the cache has seen it.
+            memory_mask: bool, broadcastable to `(batch, heads, steps, memory steps)`.
+            past_key_values: cache of transformers, which is added to; with cross-attention an `EncoderDecoderCache`.
+
+        Returns:
+            `(batch, steps, dim)`.
+        """
+        for layer in self.layers:
+            # What needs gradients goes by place: recomputation by torch's re-entrant checkpoints sees only that.
+            x = layer(x, condition, memory, mask=mask, memory_mask=memory_mask, past_key_values=past_key_values)
+        return x if self.norm is None else _normalise(self.norm, x, condition)
+
+
+@dataclass
+class TransformerState:
+    """What a streaming transformer remembers of earlier steps.
+
+    Attributes:
+        layers: for each layer what its attention reads, `(batch, steps, dim)`.
+        offset: position of the next step.
+    """
+
+    layers: tuple[Tensor, ...]
+    offset: int = 0
+
+
+class StreamingTransformerLayer(TransformerLayer):
+    """A layer that keeps the inputs of its attention instead of keys and values.
+
+    Its numbers have the last float bits of the original of EnCodec's entropy model, on which the coder depends.
+    """
 
     def forward(self, x: Tensor, past: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """One layer over new steps.
@@ -68,18 +195,13 @@ class TransformerLayer(GradientCheckpointingLayer):
         Returns:
             The layer's output, and `past` with the new inputs of the attention appended.
         """
-        inputs = self.attention_norm(x) if self.norm_first else x
-        memory = torch.cat([past, inputs], dim=1)
-        attended = self.dropout(self.attention(inputs, *self.attention.keys_and_values(memory), mask))
-        if self.norm_first:
-            x = x + attended
-            return x + self._feedforward(self.feedforward_norm(x)), memory
-        x = self.attention_norm(x + attended)
-        return self.feedforward_norm(x + self._feedforward(x)), memory
+        memory = torch.cat([past, self.attention_norm(x) if self.norm_first else x], dim=1)
 
-    def _feedforward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(self.activation(self.feedforward_in(x)))
-        return self.dropout(self.feedforward_out(hidden))
+        def attend(inputs: Tensor) -> Tensor:
+            return self.attention(inputs, *self.attention.keys_and_values(memory), mask)
+
+        x = self._add(x, self.attention_norm, attend, None)
+        return self._add(x, self.feedforward_norm, self._feedforward, None), memory
 
 
 class StreamingTransformer(nn.Module):
@@ -107,7 +229,7 @@ class StreamingTransformer(nn.Module):
         self.window = window
         self.max_period = max_period
         self.norm_in = nn.LayerNorm(dim) if norm_in else nn.Identity()
-        self.layers = nn.ModuleList([TransformerLayer(dim, **layer) for _ in range(num_layers)])
+        self.layers = nn.ModuleList([StreamingTransformerLayer(dim, **layer) for _ in range(num_layers)])
 
     def forward(self, x: Tensor, state: TransformerState | None = None) -> tuple[Tensor, TransformerState]:
         """New steps `(batch, steps, dim)` after those of the state: their outputs, and the state to go on from."""

@@ -1,0 +1,113 @@
+"""VALL-E: a codec language model that speaks a text in the voice of a prompt."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from .lm_base import CodecLMConfig
+
+_README = {"prefix_mode": 1}
+
+
+@strict
+class ValleConfig(CodecLMConfig):
+    """Configuration of `ValleForConditionalGeneration`. The sizes are those of the paper (section 5.1).
+
+    Args:
+        vocab_size: text symbols; 0 pads.
+        num_codebooks: codes per frame.
+        codebook_size: entries per codebook. The id after the last one ends speech, the next one begins it.
+        hidden_size, num_hidden_layers, num_attention_heads: of the autoregressive transformer, for the first codebook.
+            The feed-forward parts are `intermediate_ratio` times as wide.
+        intermediate_ratio: see above.
+        nar_scale_factor: how the other transformer's width, heads and layers relate to these (rounded down).
+        norm_first: normalise before attention and feed-forward part, and once more at the end, instead of after them.
+        add_prenet: layers between the embeddings and the positions.
+        prefix_mode: what tells the second transformer how the speaker sounds. 0: nothing in training, at inference the
+            prompt's codes of the levels before; 1: all levels of the first frames; 2: a piece of the utterance put in
+            front; 4: a prompt of its own, which training has to give.
+        prepend_bos: begin speech with an id of its own. Without it the first frame is never predicted, and a prompt of
+            at least one frame is needed.
+        tie_word_embeddings: heads of the second transformer use the embeddings of the level after next, but the last.
+        text_condition: `"prefix"`: the text stands before the codes; `"cross_attention"`: it is attended to, in every
+            layer (VALL-F in lifeiteng/vall-e).
+        dropout: in training.
+        train_stage: what `labels` train: `"both"`, or one of `"ar"` and `"nar"`, as the original does in turn.
+        original_loss: sums that count padding as ends of speech, as the original's, instead of means over frames.
+        prenet_sees_padding: in training and evaluation the prenet's convolutions run on into the padding of a shorter
+            text, as the original's do; generation never does.
+        max_frames_per_symbol: speech longer than this, in frames per text symbol, is broken off.
+        stop_on_argmax: end also where the most likely code is the end, whatever was drawn.
+        initializer_range: standard deviation of fresh linear layers.
+        embedding_initializer_range: of fresh embeddings.
+        pad_token_id: pads texts.
+
+    Source: `valle/models/valle.py` of lifeiteng/vall-e; VALL-E (Wang et al., 2023).
+    """
+
+    model_type = "valle_codec_lm"
+
+    presets: ClassVar[dict[str, dict]] = {
+        "valle_paper": {},
+        "libritts_readme_default": _README,
+        "cli_defaults_prefix0": {"prefix_mode": 0},
+        "add_prenet_bos": {**_README, "add_prenet": True, "prepend_bos": True},
+        "vallf_1024_12": {**_README, "text_condition": "cross_attention"},
+    }
+
+    vocab_size: int = 512
+    num_codebooks: int = 8
+    codebook_size: int = 1024
+    hidden_size: int = 1024
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 16
+    intermediate_ratio: int = 4
+    nar_scale_factor: int | float = 1.0
+    norm_first: bool = True
+    add_prenet: bool = False
+    prefix_mode: int = 1
+    prepend_bos: bool = False
+    tie_word_embeddings: bool = True
+    text_condition: str = "prefix"
+    dropout: int | float = 0.1
+    train_stage: str = "both"
+    original_loss: bool = False
+    prenet_sees_padding: bool = False
+    max_frames_per_symbol: int = 16
+    stop_on_argmax: bool = True
+    initializer_range: int | float = 0.02
+    embedding_initializer_range: int | float = 1.0
+    pad_token_id: int | None = 0
+
+    @property
+    def end_id(self) -> int:
+        """The code of the first codebook that ends speech (and stands on padding)."""
+        return self.codebook_size
+
+    @property
+    def begin_id(self) -> int:
+        """The code of the first codebook that begins speech, where `prepend_bos`."""
+        return self.codebook_size + 1
+
+    @property
+    def nar_sizes(self) -> dict[str, int]:
+        """Width, heads and layers of the second transformer."""
+        sizes = {"dim": self.hidden_size, "num_heads": self.num_attention_heads, "num_layers": self.num_hidden_layers}
+        return {name: int(size * self.nar_scale_factor) for name, size in sizes.items()}
+
+    def validate_architecture(self):
+        self._check_at_least_one("vocab_size", "num_codebooks", "codebook_size", "num_hidden_layers")
+        self._check_at_least_one("intermediate_ratio", "max_frames_per_symbol")
+        self._check_choice("prefix_mode", (0, 1, 2, 4))
+        self._check_choice("text_condition", ("prefix", "cross_attention"))
+        self._check_choice("train_stage", ("both", "ar", "nar"))
+        nar = self.nar_sizes
+        if min(nar.values()) < 1:
+            raise ValueError(f"nar_scale_factor={self.nar_scale_factor} leaves nothing: {nar}.")
+        for dim, heads in ((self.hidden_size, self.num_attention_heads), (nar["dim"], nar["num_heads"])):
+            if dim % heads or dim % 2:
+                raise ValueError(f"a width must be even and a multiple of its {heads} heads, got {dim}.")
+        if self.train_stage == "nar" and self.num_codebooks == 1:
+            raise ValueError("train_stage='nar' needs more than one codebook, got num_codebooks=1.")

@@ -1,0 +1,307 @@
+"""The contract of every codec language model: losses, and one loop that generates codes of any order."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import initialization as init
+from transformers.utils import ModelOutput, logging
+
+from ..configuration.lm_base import CodecLMConfig
+from ..hub import HubModelMixin
+from .layers.adaptive_norm import AdaptiveLayerNorm
+from .layers.chroma import ChromaExtractor
+from .layers.positions import ScaledPositions
+from .layers.stft import HannWindow
+
+# Stands where a row has no code: labels are not predicted there, generated codes have ended.
+NO_CODE = -100
+# Stands in a sequence of the generation loop where a code is to be generated.
+TO_GENERATE = -1
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class CodecLMGenerateOutput(ModelOutput):
+    """Output of `generate` with `return_dict_in_generate=True`.
+
+    Attributes:
+        sequences: `(batch, codebooks, frames)` int64, the codes; `NO_CODE` (-100) after a row's end.
+        codes_mask: `(batch, frames)` bool, true on frames that belong to the row.
+        stopped: `(batch,)` bool, whether the row ended by itself instead of reaching its limit.
+        scores: with `output_scores`, for each step `(batch, slots, vocabulary)`, what was sampled from.
+        logits: with `output_logits`, for each step `(batch, slots, vocabulary)`, what the model said (after guidance).
+        level_logits: with `output_logits`, for each codebook that is not generated step by step
+            `(batch, frames, vocabulary)`.
+    """
+
+    sequences: Tensor | None = None
+    codes_mask: Tensor | None = None
+    stopped: Tensor | None = None
+    scores: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None = None
+    level_logits: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Decoding:
+    """How to choose codes; made by `CodecLMPreTrainedModel._decoding` of what `generate` was given.
+
+    Attributes:
+        options: transformers' own.
+        processors, criteria: of transformers; they see one row for every row and slot.
+        generator: that draws.
+        progress: called after each step with the steps done and the steps there are at most.
+    """
+
+    options: GenerationConfig
+    processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
+    criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
+    generator: torch.Generator | None = None
+    progress: Callable[[int, int], None] | None = None
+
+    def choose(self, history: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes of the next step.
+
+        Args:
+            history: `(batch, slots, steps)` ids of the steps before.
+            logits: `(batch, slots, vocabulary)` float32.
+
+        Returns:
+            Codes `(batch, slots)`, and the scores that they were chosen by, of the shape of the logits.
+        """
+        batch, slots, vocabulary = logits.shape
+        # Ids that fill empty places are in the history of processors, so they must have scores.
+        beyond = max(0, int(history.max()) + 1 - vocabulary) if history.numel() else 0
+        scores = F.pad(logits, (0, beyond), value=-torch.inf).flatten(0, 1)
+        scores = self.processors(history.flatten(0, 1), scores)[:, :vocabulary]
+        if self.options.do_sample:
+            probabilities = scores.softmax(-1).to(self.generator.device if self.generator else scores.device)
+            chosen = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0].to(scores.device)
+        else:
+            chosen = scores.argmax(-1)
+        return chosen.unflatten(0, (batch, slots)), scores.unflatten(0, (batch, slots))
+
+
+@dataclass
+class Steps:
+    """What the loop gives.
+
+    Attributes:
+        sequence: `(batch, slots, steps)` with nothing left to generate, as far as `ends` goes.
+        ends: `(batch,)`, the step at which each row ended.
+        stopped: `(batch,)` bool, whether it did so by itself.
+        scores, logits: of each step, `(batch, slots, vocabulary)`, where they were asked for.
+    """
+
+    sequence: Tensor
+    ends: Tensor
+    stopped: Tensor
+    scores: tuple[Tensor, ...] | None
+    logits: tuple[Tensor, ...] | None
+
+
+class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
+    """Base of every codec language model.
+
+    A family defines `forward(..., labels)` with its loss, `generate(...)` and `_next_logits(ids, state)`.
+    """
+
+    config: CodecLMConfig
+    base_model_prefix = "codec_lm"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    output_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = False
+    _no_split_modules = ["TransformerLayer"]
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """They all do; transformers looks for its mixin among the direct bases only."""
+        return True
+
+    @abstractmethod
+    def _next_logits(self, ids: Tensor, state: Any) -> Tensor:
+        """What the model says of the next step.
+
+        Args:
+            ids: `(rows, slots, steps)`, the steps that it has not seen yet; with guidance, there are twice as many
+                rows, the second half of which go without their condition.
+            state: the family's own: conditions, and a cache that is added to.
+
+        Returns:
+            `(rows, slots, vocabulary)`.
+        """
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ScaledPositions):
+            init.ones_(module.alpha)
+        if isinstance(module, (HannWindow, ChromaExtractor)):
+            module.reset()
+        if isinstance(module, AdaptiveLayerNorm):
+            identity = torch.zeros_like(module.projection.bias)
+            identity[: len(identity) // 2] = 1
+            init.copy_(module.projection.bias, identity)
+
+    def _decoding(
+        self,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        seed: int | torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        end_id: int | None = None,
+        history: int = 0,
+        **kwargs,
+    ) -> Decoding:
+        """What `generate` was given, checked.
+
+        Raises:
+            ValueError: an argument that no `GenerationConfig` has, or a way of decoding that the loop does not know.
+        """
+        options, unknown = self._prepare_generation_config(generation_config, **kwargs)
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__}.generate has no argument {', '.join(map(repr, sorted(unknown)))}; it takes "
+                "its own inputs (see its docstring) and the fields of GenerationConfig."
+            )
+        for name, only in {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}.items():
+            if getattr(options, name, None) not in (None, only):
+                raise ValueError(f"{name}={getattr(options, name)} is not supported by codec LMs; leave it at {only}.")
+        options.eos_token_id = options.pad_token_id = end_id
+        options.bos_token_id = None
+        self._prepare_special_tokens(options, device=self.device)
+        guidance, options.guidance_scale = options.guidance_scale, None
+        processors = self._get_logits_processor(options, history, None, None, logits_processor, self.device, {})
+        options.guidance_scale = guidance
+        if isinstance(seed, int):
+            seed = torch.Generator().manual_seed(seed)
+        return Decoding(options, processors, stopping_criteria or StoppingCriteriaList(), seed, progress)
+
+    def _run_steps(
+        self,
+        sequence: Tensor,
+        state: Any,
+        decoding: Decoding,
+        end_id: int | None = None,
+        limits: Tensor | None = None,
+        stop_on_argmax: bool = False,
+    ) -> Steps:
+        """Generate what is missing in a sequence, step by step.
+
+        Args:
+            sequence: `(batch, slots, steps)`: known ids, and `TO_GENERATE` in the place of others. Which code a place
+                stands for is a matter of the `CodePattern` that built it.
+            state: for `_next_logits`.
+            decoding: how to choose.
+            end_id: a row ends where this is generated; `None`: it has all the steps.
+            limits: `(batch,)`, steps that a row has at most.
+            stop_on_argmax: a row also ends where `end_id` is most likely, whatever was drawn.
+        """
+        sequence, (batch, _, length) = sequence.clone(), sequence.shape
+        ends = torch.full((batch,), length, device=sequence.device) if limits is None else limits.clamp(max=length)
+        stopped = torch.zeros_like(ends, dtype=torch.bool)
+        missing = (sequence == TO_GENERATE).any(1).any(0)
+        start = int(missing.nonzero()[0]) if missing.any() else length
+        options, all_scores, all_logits = decoding.options, [], []
+        ids = sequence[..., :start]
+        for step in range(start, length):
+            if not (step < ends).any():
+                break
+            logits = self._guided_logits(ids, state, options.guidance_scale)
+            chosen, scores = decoding.choose(sequence[..., :step], logits)
+            places = sequence[..., step]
+            free = places == TO_GENERATE
+            if end_id is not None:
+                said = (chosen == end_id) | (logits.argmax(-1) == end_id) if stop_on_argmax else chosen == end_id
+                now = (said & free).any(1) & (step < ends)
+                ends, stopped = ends.masked_fill(now, step), stopped | now
+                chosen = chosen.masked_fill((step >= ends)[:, None], end_id)
+            sequence[..., step] = torch.where(free, chosen, places)
+            if decoding.criteria:
+                rows = decoding.criteria(sequence[..., : step + 1].flatten(0, 1), scores.flatten(0, 1))
+                now = rows.unflatten(0, (batch, -1)).any(1) & (step < ends)
+                ends, stopped = ends.masked_fill(now, step + 1), stopped | now
+            if options.output_scores:
+                all_scores.append(scores)
+            if options.output_logits:
+                all_logits.append(logits)
+            ids = sequence[..., step : step + 1]
+            if decoding.progress is not None:
+                decoding.progress(step + 1, length)
+        return Steps(
+            sequence,
+            ends,
+            stopped,
+            tuple(all_scores) if options.output_scores else None,
+            tuple(all_logits) if options.output_logits else None,
+        )
+
+    def _guided_logits(self, ids: Tensor, state: Any, scale: float | None) -> Tensor:
+        """Classifier-free guidance (Ho and Salimans, 2022), both halves in one batch."""
+        if scale is None or scale == 1:
+            return self._next_logits(ids, state).float()
+        given, free = self._next_logits(ids.repeat(2, 1, 1), state).float().chunk(2)
+        return free + scale * (given - free)
+
+
+def check_codes(name: str, codes: Tensor, size: int, count: int, exact: bool = True) -> None:
+    """Refuse codes that do not fit.
+
+    Args:
+        name: of the argument, for the message.
+        codes: `(batch, codebooks, frames)`, `NO_CODE` where a row has ended.
+        size: entries per codebook.
+        count: codebooks.
+        exact: all of them must be there.
+
+    Raises:
+        ValueError: a wrong shape, type or range.
+    """
+    fits = codes.ndim == 3 and codes.numel() and (codes.shape[1] == count or (not exact and codes.shape[1] < count))
+    if not fits:
+        how_many = f"{count} codebooks" if exact else f"at most {count} codebooks"
+        raise ValueError(
+            f"{name} must have shape (batch, codebooks, frames), not empty and with {how_many}; "
+            f"got {tuple(codes.shape)}."
+        )
+    if codes.is_floating_point() or codes.dtype == torch.bool:
+        raise ValueError(f"{name} must be integers, got {codes.dtype}.")
+    if torch.compiler.is_compiling():
+        return
+    known = codes[codes != NO_CODE]
+    if known.numel() and (known.min() < 0 or known.max() >= size):
+        raise ValueError(
+            f"{name} must lie in 0..{size - 1} ({NO_CODE} where a row has ended), found {int(known.min())} to "
+            f"{int(known.max())}; is it another codec than the model's?"
+        )
+
+
+def check_ends(name: str, codes: Tensor) -> Tensor:
+    """Frames of each row `(batch,)` of `codes` `(batch, codebooks, frames)`, which end in `NO_CODE`, all at once.
+
+    Raises:
+        ValueError: a row has no frames, or codes after its end.
+    """
+    valid = codes != NO_CODE
+    lengths = valid[:, 0].sum(-1)
+    whole = torch.arange(codes.shape[-1], device=codes.device) < lengths[:, None]
+    if not torch.equal(valid, whole[:, None].expand_as(valid)):
+        raise ValueError(f"{name}: {NO_CODE} pads the end of a row, in all codebooks alike; it stands elsewhere.")
+    return lengths
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over labels `(...)` but `NO_CODE` of the cross entropy of `logits` `(..., vocabulary)`, in float32."""
+    return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=NO_CODE, reduction="sum")

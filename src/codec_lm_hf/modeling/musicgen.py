@@ -1,0 +1,411 @@
+"""MusicGen: all codebooks of a frame at once, each a step later than the one before, under a text and a melody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers.utils import ModelOutput
+
+from ..configuration.musicgen import MusicGenLMConfig
+from . import code_patterns
+from .layers.attention import segment_mask
+from .layers.chroma import ChromaExtractor
+from .layers.positions import sinusoidal_positions
+from .layers.transformer import Transformer
+from .lm_base import (
+    NO_CODE,
+    TO_GENERATE,
+    CodecLMGenerateOutput,
+    CodecLMPreTrainedModel,
+    check_codes,
+    check_ends,
+    cross_entropy_sum,
+)
+
+
+@dataclass
+class MusicGenLMOutput(ModelOutput):
+    """Output of `MusicGenLMForConditionalGeneration`.
+
+    Attributes:
+        loss: mean over the codebooks of their mean cross entropies (or the sum over `num_items_in_batch`).
+        codebook_losses: `(codebooks,)`, each mean.
+        logits: `(batch, codebooks, frames, codebook_size)`, in the place of the code that they predict.
+        logits_mask: `(codebooks, frames)` bool, false where no step predicts the code: the last frames of codebooks
+            that are late, with `original_loss`. Their logits are 0.
+    """
+
+    loss: Tensor | None = None
+    codebook_losses: Tensor | None = None
+    logits: Tensor | None = None
+    logits_mask: Tensor | None = None
+
+
+@dataclass
+class Condition:
+    """What the codes are played under.
+
+    Attributes:
+        prefix: `(batch, steps, hidden_size)` that stands before the codes.
+        prefix_valid: `(batch, steps)` bool; `None`: all of it.
+        memory: `(batch, symbols, hidden_size)` that every layer attends to.
+        memory_valid: `(batch, symbols)` bool; `None`: all of it.
+    """
+
+    prefix: Tensor | None = None
+    prefix_valid: Tensor | None = None
+    memory: Tensor | None = None
+    memory_valid: Tensor | None = None
+
+    def join(self, other: Condition) -> Condition:
+        """The rows of both."""
+
+        def both(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+            return None if one is None else torch.cat([one, two])
+
+        return Condition(
+            both(self.prefix, other.prefix),
+            both(self.prefix_valid, other.prefix_valid),
+            both(self.memory, other.memory),
+            both(self.memory_valid, other.memory_valid),
+        )
+
+
+@dataclass
+class _Playing:
+    """State of the loop.
+
+    Attributes:
+        condition, cache: see `Condition` and `Transformer`.
+        position: `(rows,)` of the next step; `None` before the first.
+        seen: `(rows, steps)` bool of what may be attended to; `None`: everything.
+    """
+
+    condition: Condition
+    cache: Cache
+    position: Tensor | None = None
+    seen: Tensor | None = None
+
+
+class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
+    """MusicGen (Copet et al., 2023), and the released AudioGen: music or sounds of a text, perhaps along a melody.
+
+    The text is read by a T5 that is no part of the model: it is loaded when `input_ids` are first given, or assigned
+    to `text_encoder`; its hidden states can be given instead.
+    """
+
+    config: MusicGenLMConfig
+    config_class = MusicGenLMConfig
+
+    def __init__(self, config: MusicGenLMConfig) -> None:
+        super().__init__(config)
+        size, dim = config.codebook_size, config.hidden_size
+        self._text_encoder: list[nn.Module] = []  # in a list, so that it is neither saved nor trained
+        self.embeddings = nn.ModuleList([nn.Embedding(size + 1, dim) for _ in range(config.num_codebooks)])
+        self.text_projection = nn.Linear(config.text_hidden_size, dim)
+        self.chroma = self.chroma_projection = None
+        if config.num_chroma:
+            self.chroma = ChromaExtractor(config.sampling_rate, config.chroma_n_fft, config.num_chroma)
+            self.chroma_projection = nn.Linear(config.num_chroma, dim)
+        self.transformer = Transformer(
+            dim,
+            config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            feedforward=dim * config.intermediate_ratio,
+            activation="gelu",
+            norm_first=True,
+            dropout=config.dropout,
+            bias=False,
+            cross_attention=config.text_condition == "cross_attention",
+            config=config,
+        )
+        self.heads = nn.ModuleList([nn.Linear(dim, size, bias=False) for _ in range(config.num_codebooks)])
+        self.post_init()
+        self.generation_config.update(do_sample=True, top_k=250, guidance_scale=config.guidance_scale)
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        if not self._text_encoder:
+            from transformers import T5EncoderModel
+
+            self.text_encoder = T5EncoderModel.from_pretrained(self.config.text_encoder_name).to(self.device)
+        return self._text_encoder[0]
+
+    @text_encoder.setter
+    def text_encoder(self, encoder: nn.Module) -> None:
+        if encoder.config.d_model != self.config.text_hidden_size:
+            raise ValueError(
+                f"the text encoder is {encoder.config.d_model} wide; the model takes {self.config.text_hidden_size}."
+            )
+        self._text_encoder[:] = [encoder.eval().requires_grad_(False)]
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        melody_values: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MusicGenLMOutput:
+        """Predict codes from the codes before them, the text and the melody.
+
+        Args:
+            input_ids: `(batch, symbols)` of the T5's tokenizer.
+            attention_mask: `(batch, symbols)`, 0 on padding, and on all of an empty text; all ones by default.
+            labels: `(batch, codebooks, frames)` codes to predict, -100 after a row's end.
+            encoder_hidden_states: `(batch, symbols, text_hidden_size)`, in place of `input_ids`.
+            melody_values: `(batch, 1, samples)`, for models that take a melody; none, or silence: no melody.
+            return_dict: `False` returns a plain tuple.
+            **kwargs: `num_items_in_batch` of `transformers.Trainer`: codes of the whole step, padding left out.
+
+        Raises:
+            ValueError: inputs that do not fit the configuration.
+        """
+        if labels is None:
+            raise ValueError("give labels: the codes, from which the model is taught. To play, call generate.")
+        config = self.config
+        check_codes("labels", labels, config.codebook_size, config.num_codebooks)
+        check_ends("labels", labels)
+        states, mask = self._read(input_ids, attention_mask, encoder_hidden_states, len(labels))
+        dropped = torch.rand(len(labels), device=labels.device) < (config.condition_dropout if self.training else 0)
+        condition = self._condition(states, mask, melody_values, dropped)
+        pattern = code_patterns.delay(labels.shape[-1], config.delays)
+        known = labels.where(labels != NO_CODE, config.special_id)
+        sequence = pattern.build(known, config.special_id, only_valid=config.original_loss)
+        # Nothing is left to be predicted from the last step.
+        stepwise = self._heads(self._run(sequence[..., :-1], condition))
+        logits, predicted = pattern.revert_logits(stepwise)
+        targets = labels.masked_fill(~predicted, NO_CODE)
+        sums = torch.stack([cross_entropy_sum(logits[:, k], targets[:, k]) for k in range(config.num_codebooks)])
+        means = sums / (targets != NO_CODE).sum((0, 2)).clamp(min=1)
+        items = kwargs.get("num_items_in_batch")
+        output = MusicGenLMOutput(means.mean() if items is None else sums.sum() / items, means, logits, predicted)
+        as_dict = config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    # --- generation --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        prompt_codes: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        melody_values: Tensor | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        joint_padding: bool = True,
+        **kwargs,
+    ) -> Tensor | CodecLMGenerateOutput:
+        """Play.
+
+        Args:
+            input_ids, attention_mask, encoder_hidden_states, melody_values: see `forward`.
+            prompt_codes: `(batch, codebooks, frames)` to go on from, -100 after a row's end.
+            window: frames of a window, for longer music than that; those of `max_duration` by default.
+            stride: frames from window to window; those of `extend_stride` by default.
+            joint_padding: rows without condition have a text as long as the others', as in the original; without it,
+                of one symbol (the original's `two_step_cfg`). It matters where texts stand before the codes.
+            **kwargs: fields of `GenerationConfig` (`do_sample`, `guidance_scale`, `temperature`, `top_k`, `top_p`,
+                `max_new_tokens` in frames, `output_logits`, `return_dict_in_generate`, ...), `generation_config`,
+                `logits_processor`, `stopping_criteria`; `seed`, a number or a `torch.Generator`; `progress`, called
+                with the steps done and the steps there are, window by window.
+
+        Returns:
+            `(batch, codebooks, frames)` int64 without the prompt; with `return_dict_in_generate`, a
+            `CodecLMGenerateOutput`, whose scores and logits are those of the steps of the pattern.
+
+        Raises:
+            ValueError: inputs that do not fit the configuration, or unknown arguments.
+        """
+        config, kwargs = self.config, dict(kwargs)
+        decoding = self._decoding(**kwargs)
+        window = int(config.max_duration * config.frame_rate) if window is None else window
+        stride = int(config.extend_stride * config.frame_rate) if stride is None else stride
+        if not 0 < stride <= window:
+            raise ValueError(f"stride must be in 1..{window}, the window; got {stride}.")
+        states, mask = self._read(input_ids, attention_mask, encoder_hidden_states, None)
+        prompt = states.new_empty((len(states), config.num_codebooks, 0)).long()
+        if prompt_codes is not None:
+            check_codes("prompt_codes", prompt_codes, config.codebook_size, config.num_codebooks)
+            prompt = prompt_codes
+        lengths = check_ends("prompt_codes", prompt)
+        new = decoding.options.max_new_tokens
+        total = prompt.shape[-1] + (window if new is None else new)
+        if len(prompt) != len(states):
+            raise ValueError(f"prompt_codes has {len(prompt)} rows, the text {len(states)}; give one for each.")
+        if total > window and prompt.shape[-1] > stride:
+            raise ValueError(
+                f"a prompt of {prompt.shape[-1]} frames is too long to go on from in windows of {stride}."
+            )
+        codes = nn.functional.pad(prompt, (0, total - prompt.shape[-1]), value=NO_CODE)
+        codes = codes.masked_fill(codes == NO_CODE, TO_GENERATE)
+        runs = []
+        for start in range(0, total, stride):
+            end = min(start + window, total)
+            if runs and (codes[..., start:end] != TO_GENERATE).all():
+                break
+            melody = melody_values
+            if melody is not None and total > window:
+                melody = self._melody_from(melody, start, window)
+            played, run = self._play(codes[..., start:end], states, mask, melody, joint_padding, decoding)
+            codes[..., start:end] = played
+            runs.append(run)
+        # A row with a shorter prompt has played on beyond what was asked for.
+        places = torch.arange(total - int(lengths.min()), device=codes.device)
+        asked = total - prompt.shape[-1]
+        found = codes.gather(
+            2, (lengths[:, None] + places).clamp(max=total - 1)[:, None].expand(-1, codes.shape[1], -1)
+        )
+        found = found[..., :asked]
+        if not decoding.options.return_dict_in_generate:
+            return found
+        everything = torch.ones_like(found[:, 0], dtype=torch.bool)
+
+        def steps(name: str) -> tuple[Tensor, ...] | None:
+            parts = [getattr(run, name) for run in runs]
+            return None if not parts or parts[0] is None else sum(parts, ())
+
+        return CodecLMGenerateOutput(found, everything, everything[:, :1].any(1), steps("scores"), steps("logits"))
+
+    def _play(self, codes: Tensor, states: Tensor, mask: Tensor, melody: Tensor | None, joint: bool, decoding):
+        """One window: its codes, with those that were missing, and what the loop says."""
+        nobody = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
+        condition = self._condition(states, mask, melody, nobody, hide=not joint)
+        if decoding.options.guidance_scale not in (None, 1):
+            condition = condition.join(self._condition(states, mask, melody, ~nobody, hide=not joint))
+        cache = DynamicCache()
+        if condition.memory is not None:
+            cache = EncoderDecoderCache(cache, DynamicCache())
+        pattern = code_patterns.delay(codes.shape[-1], self.config.delays)
+        state = _Playing(condition, cache)
+        run = self._run_steps(pattern.build(codes, self.config.special_id), state, decoding)
+        return pattern.revert(run.sequence, self.config.special_id), run
+
+    def _next_logits(self, ids: Tensor, state: _Playing) -> Tensor:
+        if state.position is None:
+            hidden = self._run(ids, state.condition, state)
+        else:
+            embedded = self._embed(ids) + self._positions(state.position[:, None]).to(self.dtype)
+            if state.seen is not None:
+                state.seen = nn.functional.pad(state.seen, (0, 1), value=True)
+            mask = None if state.seen is None else state.seen[:, None, None]
+            hidden = self._layers(embedded, mask, state.condition, state.cache)
+            state.position = state.position + 1
+        return self._heads(hidden[:, -1:])[:, :, 0]
+
+    # --- shared ------------------------------------------------------------------------------------------------------
+
+    def _run(self, ids: Tensor, condition: Condition, state: _Playing | None = None) -> Tensor:
+        """Ids `(batch, codebooks, steps)` from the first on to hidden states `(batch, steps, hidden_size)`."""
+        embedded, steps, valid = self._embed(ids), ids.shape[-1], None
+        if condition.prefix is not None:
+            embedded = torch.cat([condition.prefix.to(embedded.dtype), embedded], dim=1)
+        places = torch.arange(embedded.shape[1], device=ids.device)[None]
+        if condition.prefix_valid is not None:
+            valid = nn.functional.pad(condition.prefix_valid, (0, steps), value=True)
+            # Padding before the codes takes no place.
+            places = (valid.cumsum(1) - 1).clamp(min=0)
+        embedded = embedded + self._positions(places).to(embedded.dtype)
+        mask = segment_mask([(embedded.shape[1], "causal")], valid, ids.device)
+        hidden = self._layers(embedded, mask, condition, None if state is None else state.cache)
+        if state is not None:
+            state.seen, state.position = valid, (places[:, -1] + 1).expand(len(ids))
+        return hidden[:, -steps:]
+
+    def _layers(self, x: Tensor, mask: Tensor | None, condition: Condition, cache: Cache | None) -> Tensor:
+        valid = condition.memory_valid
+        memory_mask = None if valid is None else valid[:, None, None]
+        memory = None if condition.memory is None else condition.memory.to(x.dtype)
+        return self.transformer(x, mask, memory=memory, memory_mask=memory_mask, past_key_values=cache)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        embedded = self.embeddings[0](ids[:, 0])
+        for index in range(1, self.config.num_codebooks):
+            embedded = embedded + self.embeddings[index](ids[:, index])
+        return embedded
+
+    def _positions(self, places: Tensor) -> Tensor:
+        return sinusoidal_positions(places, self.config.hidden_size)
+
+    def _heads(self, hidden: Tensor) -> Tensor:
+        return torch.stack([head(hidden) for head in self.heads], dim=1)
+
+    def _read(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, states: Tensor | None, batch: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of the texts, and which of them count."""
+        if (input_ids is None) == (states is None):
+            raise ValueError("give input_ids or encoder_hidden_states, one of them.")
+        shape = (input_ids if states is None else states).shape[:2]
+        mask = torch.ones(shape, device=self.device) if attention_mask is None else attention_mask
+        if mask.shape != shape or 0 in shape or (batch is not None and len(mask) != batch):
+            raise ValueError(
+                f"the text has shape {tuple(shape)}, attention_mask {tuple(mask.shape)}"
+                + (f", labels have {batch} rows" if batch else "")
+                + "; they must fit, and not be empty."
+            )
+        if states is None:
+            # What an empty text makes of the T5 is not used, but it must see something.
+            with torch.no_grad():
+                states = self.text_encoder(input_ids, torch.where(mask.any(1, keepdim=True), mask, 1))[0]
+        if states.ndim != 3 or states.shape[-1] != self.config.text_hidden_size:
+            raise ValueError(
+                f"encoder_hidden_states must have shape (batch, symbols, {self.config.text_hidden_size}), got "
+                f"{tuple(states.shape)}."
+            )
+        return states, mask.bool()
+
+    def _condition(
+        self, states: Tensor, mask: Tensor, melody: Tensor | None, dropped: Tensor, hide: bool = False
+    ) -> Condition:
+        """What rows are played under. `dropped` ones go without; `hide`: their text then has one place."""
+        counts = mask & ~dropped[:, None]
+        text = self.text_projection(states.to(self.dtype)) * counts[..., None]
+        valid = None
+        if self.config.mask_text_padding or hide:
+            valid = counts if self.config.mask_text_padding else mask | ~dropped[:, None]
+            # A row without text attends to one zero.
+            first = torch.arange(valid.shape[1], device=valid.device) == 0
+            valid = torch.where((dropped[:, None] if hide else ~valid.any(1, keepdim=True)), first, valid)
+        if self.config.text_condition == "cross_attention":
+            if melody is not None:
+                raise ValueError("this model takes no melody: its num_chroma is 0.")
+            return Condition(memory=text, memory_valid=valid)
+        if not self.config.num_chroma:
+            return Condition(prefix=text, prefix_valid=valid)
+        tune = self._tune(melody, dropped)
+        if valid is not None:
+            valid = nn.functional.pad(valid, (tune.shape[1], 0), value=True)
+        return Condition(prefix=torch.cat([tune, text], dim=1), prefix_valid=valid)
+
+    def melody_features(self, melody_values: Tensor) -> Tensor:
+        """Melodies `(batch, 1, samples)` to one-hot pitch classes `(batch, chroma_frames, num_chroma)`."""
+        if melody_values.ndim != 3 or melody_values.shape[1] != 1 or not melody_values.shape[-1]:
+            raise ValueError(f"melody_values must have shape (batch, 1, samples), got {tuple(melody_values.shape)}.")
+        features, frames = self.chroma(melody_values[:, 0]), self.config.chroma_frames
+        return features.repeat(1, -(-frames // features.shape[1]), 1)[:, :frames]
+
+    def _tune(self, melody: Tensor | None, dropped: Tensor) -> Tensor:
+        # No melody is silence, which is the first pitch class throughout.
+        silence = torch.zeros(len(dropped), 1, 1, device=dropped.device)
+        features = self.melody_features(silence if melody is None else melody)
+        if melody is not None:
+            if len(melody) != len(dropped):
+                raise ValueError(f"melody_values has {len(melody)} rows, the text {len(dropped)}; give one for each.")
+            features = torch.where(dropped[:, None, None], self.melody_features(silence), features)
+        return self.chroma_projection(features.to(self.dtype))
+
+    def _melody_from(self, melody: Tensor, start: int, frames: int) -> Tensor:
+        """A window of the melody, which is read in a circle."""
+        per_frame = self.config.sampling_rate / self.config.frame_rate
+        samples = torch.arange(int(frames * per_frame), device=melody.device)
+        return melody[..., (samples + int(start * per_frame)) % melody.shape[-1]]

@@ -1,0 +1,509 @@
+"""VALL-E: one transformer for the first codebook, code by code; one for the others, codebook by codebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ..configuration.valle import ValleConfig
+from .layers.attention import segment_mask
+from .layers.positions import ScaledPositions
+from .layers.prenet import ConvPrenet, LinearPrenet
+from .layers.transformer import Transformer
+from .lm_base import (
+    NO_CODE,
+    TO_GENERATE,
+    CodecLMGenerateOutput,
+    CodecLMPreTrainedModel,
+    check_codes,
+    check_ends,
+    cross_entropy_sum,
+    logger,
+)
+
+# Three seconds of EnCodec's 75 frames: the longest prompt that training makes of an utterance (section 4.2.2).
+LONGEST_PREFIX = 225
+
+
+@dataclass
+class ValleOutput(ModelOutput):
+    """Output of `ValleForConditionalGeneration`.
+
+    Attributes:
+        loss: per frame (or the original's sum, see `ValleConfig.original_loss`).
+        logits: `(batch, frames, codebook_size + 1)` of the first codebook: in each place of the next code. One frame
+            more with `prepend_bos`.
+        nar_logits: for each level that was trained or evaluated, `(batch, frames, codebook_size)`, after the prefix.
+        levels: which levels these are.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    nar_logits: tuple[Tensor, ...] | None = None
+    levels: tuple[int, ...] | None = None
+
+
+@dataclass
+class _Text:
+    """Symbols `(batch, symbols)` and which are no padding; `prenet_valid`: what the prenet takes for padding."""
+
+    ids: Tensor
+    valid: Tensor
+    prenet_valid: Tensor | None
+
+
+@dataclass
+class _Speaking:
+    """State of the loop: `audio` is the embedded start, until the cache has seen it."""
+
+    text: _Text
+    audio: Tensor
+    audio_valid: Tensor
+    cache: Cache
+    position: Tensor
+    seen: Tensor | None = None
+
+
+class ValleStage(nn.Module):
+    """A transformer over text and codes, with its embeddings and heads.
+
+    Args:
+        config: of the model.
+        sizes: `dim`, `num_heads` and `num_layers`.
+        tables: entries of each table of code embeddings.
+        heads: entries of each head.
+        stages: conditions of the norms; 0: plain norms.
+        text_dropout: after the positions of the text.
+        causal: each frame sees the frames before it.
+    """
+
+    def __init__(
+        self,
+        config: ValleConfig,
+        sizes: dict[str, int],
+        tables: list[int],
+        heads: list[int],
+        stages: int = 0,
+        text_dropout: float = 0.0,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        dim = sizes["dim"]
+        self.causal = causal
+        self.as_memory = config.text_condition == "cross_attention"
+        self.text_embedding = nn.Embedding(config.vocab_size, dim)
+        self.audio_embeddings = nn.ModuleList([nn.Embedding(size, dim) for size in tables])
+        self.text_prenet = ConvPrenet(dim) if config.add_prenet else None
+        self.audio_prenet = LinearPrenet(dim) if config.add_prenet else nn.Identity()
+        self.text_positions = ScaledPositions(text_dropout, trainable=causal)
+        self.audio_positions = ScaledPositions(config.dropout, trainable=causal)
+        self.stage_embeddings = nn.ModuleList([nn.Embedding(1, dim) for _ in range(stages)])
+        self.transformer = Transformer(
+            **sizes,
+            final_norm=config.norm_first,
+            adaptive=stages > 0,
+            feedforward=dim * config.intermediate_ratio,
+            activation="relu",
+            norm_first=config.norm_first,
+            dropout=config.dropout,
+            cross_attention=self.as_memory,
+            config=config,
+        )
+        self.heads = nn.ModuleList([nn.Linear(dim, size, bias=False) for size in heads])
+
+    def embed_text(self, text: _Text) -> Tensor:
+        embedded = self.text_embedding(text.ids)
+        if self.text_prenet is not None:
+            embedded = self.text_prenet(embedded, text.prenet_valid)
+        return self.text_positions(embedded, torch.arange(text.ids.shape[1], device=text.ids.device)[None])
+
+    def embed_audio(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        """Embeddings of codes `(batch, frames, dim)` at `positions` `(batch or 1, frames)`, made ready."""
+        return self.audio_positions(self.audio_prenet(embedded), positions)
+
+    def forward(
+        self,
+        text: _Text,
+        audio: Tensor,
+        audio_valid: Tensor,
+        condition: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Text and what `embed_audio` gave to hidden states of the audio, both `(batch, frames, dim)`."""
+        symbols, frames = text.ids.shape[1], audio.shape[1]
+        embedded = self.embed_text(text)
+        own: list = [(frames, "causal" if self.causal else "full")]
+        if self.as_memory:
+            mask = segment_mask(own, audio_valid)
+            return self.transformer(audio, mask, condition, embedded, text.valid[:, None, None], cache)
+        # A causal stage's text does not look at the codes; the other sees one segment.
+        segments = [(symbols, "full"), *own] if self.causal else [(symbols + frames, "full")]
+        mask = segment_mask(segments, torch.cat([text.valid, audio_valid], dim=1))
+        hidden = self.transformer(torch.cat([embedded, audio], dim=1), mask, condition, past_key_values=cache)
+        return hidden[:, symbols:]
+
+
+class ValleForConditionalGeneration(CodecLMPreTrainedModel):
+    """VALL-E (Wang et al., 2023): the codes of a text, in the voice of a prompt.
+
+    The first codebook is generated code by code; the others each in one pass, given those before.
+    """
+
+    config: ValleConfig
+    config_class = ValleConfig
+
+    def __init__(self, config: ValleConfig) -> None:
+        super().__init__(config)
+        size, count = config.codebook_size, config.num_codebooks
+        self.ar = ValleStage(
+            config,
+            {
+                "dim": config.hidden_size,
+                "num_heads": config.num_attention_heads,
+                "num_layers": config.num_hidden_layers,
+            },
+            tables=[size + 1 + config.prepend_bos],
+            heads=[size + 1],
+            text_dropout=config.dropout,
+            causal=True,
+        )
+        self.nar = None
+        if count > 1:
+            self.nar = ValleStage(
+                config,
+                config.nar_sizes,
+                tables=[size + 1] + [size] * (count - 1),
+                heads=[size] * (count - 1),
+                stages=count - 1,
+            )
+        # Head j is for level j + 1, and what it says is embedded by table j + 1; the original ties it to the next one.
+        self._tied_weights_keys = {
+            f"nar.heads.{j}.weight": f"nar.audio_embeddings.{j + 2}.weight" for j in range(count - 2)
+        }
+        self.post_init()
+        self.generation_config.update(do_sample=True, top_k=0)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.embedding_initializer_range)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        prompt_codes: Tensor | None = None,
+        level: int | None = None,
+        prefix_length: int | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> ValleOutput:
+        """Predict codes from the text and from the codes before them.
+
+        In training, one level of the second transformer is drawn per call, in evaluation all are averaged.
+
+        Args:
+            input_ids: `(batch, symbols)` text.
+            attention_mask: `(batch, symbols)`, 0 on padding; all ones by default.
+            labels: `(batch, codebooks, frames)` codes to predict, -100 after a row's end.
+            prompt_codes: `(batch, codebooks, prompt frames)` of another utterance of the speaker, for prefix mode 4.
+            level: of the second transformer, from 1.
+            prefix_length: frames of the prefix in prefix modes 1 and 2; drawn by default.
+            return_dict: `False` returns a plain tuple.
+            **kwargs: `num_items_in_batch` of `transformers.Trainer`: codes of the whole step, padding left out.
+
+        Raises:
+            ValueError: inputs that do not fit the configuration.
+        """
+        if labels is None:
+            raise ValueError("give labels: the codes, from which the model is taught. To speak, call generate.")
+        text = self._text(input_ids, attention_mask, self.config.prenet_sees_padding)
+        self._check_codes("labels", labels, len(text.ids))
+        lengths = check_ends("labels", labels)
+        stage, items = self.config.train_stage, kwargs.get("num_items_in_batch")
+        frames = lengths.sum() if items is None else items / self.config.num_codebooks
+        losses, logits, nar_logits, levels = [], None, None, ()
+        if stage in ("both", "ar"):
+            logits, loss = self._ar_loss(text, labels, lengths)
+            losses.append(loss)
+        if stage in ("both", "nar") and self.nar is not None:
+            levels = self._levels(level)
+            prefix = [self._split(labels, lengths, prompt_codes, at, prefix_length) for at in levels]
+            passes = [self._nar_loss(text, *parts, at, lengths) for at, parts in zip(levels, prefix, strict=True)]
+            nar_logits = tuple(found for found, _ in passes)
+            losses.append(torch.stack([loss for _, loss in passes]).mean())
+        loss = torch.stack(losses).mean()
+        output = ValleOutput(loss if self.config.original_loss else loss / frames, logits, nar_logits, levels)
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    def _ar_loss(self, text: _Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the first codebook, and their summed loss."""
+        codes = labels[:, 0].where(labels[:, 0] >= 0, self.config.end_id)
+        after = codes.new_full((len(codes), 1), self.config.end_id)
+        targets = torch.cat([codes, after], dim=1)
+        if self.config.prepend_bos:
+            inputs, lengths = nn.functional.pad(codes, (1, 0), value=self.config.begin_id), lengths + 1
+        else:
+            inputs, targets = codes, targets[:, 1:]
+        places = torch.arange(inputs.shape[1], device=codes.device)
+        valid = places < lengths[:, None]
+        hidden = self.ar(text, self._ar_audio(inputs, places[None]), valid)
+        logits = self.ar.heads[0](hidden)
+        if not self.config.original_loss:
+            targets = targets.masked_fill(~valid, NO_CODE)
+        return logits, cross_entropy_sum(logits, targets)
+
+    def _nar_loss(
+        self, text: _Text, prompt: Tensor, codes: Tensor, targets: Tensor, level: int, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of a level, and their summed loss, as if the frames of the prefix had one like the others'."""
+        logits = self._nar_logits(text, prompt, codes, level)
+        total = lengths.sum()
+        scaled = self.config.prefix_mode in (1, 2)
+        left = total - prompt.shape[-1] * len(codes) if scaled else total
+        return logits, cross_entropy_sum(logits, targets) * (total / left)
+
+    def _split(
+        self, labels: Tensor, lengths: Tensor, prompt_codes: Tensor | None, level: int, length: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt, codes and targets of a level, as the prefix mode makes them."""
+        mode, targets = self.config.prefix_mode, labels[:, level]
+        if (prompt_codes is not None) != (mode == 4):
+            raise ValueError(f"prompt_codes belong to prefix mode 4, in training; this model's is {mode}.")
+        if mode == 4:
+            self._check_codes("prompt_codes", prompt_codes, len(labels))
+            return prompt_codes, labels, targets
+        if mode == 0:
+            return labels[..., :0], labels, targets
+        shortest = int(lengths.min())
+        quarter = shortest // 4
+        if length is None and mode == 1:
+            length = quarter + (int(torch.randint(max(quarter, 1), ())) if self.training else 0)
+        length = min(quarter if length is None else length, LONGEST_PREFIX)
+        if not 0 <= length < shortest:
+            raise ValueError(f"prefix_length must be in 0..{shortest - 1}, below the shortest row; got {length}.")
+        if mode == 1:
+            return labels[..., :length], labels[..., length:], targets[:, length:]
+        drawn = torch.rand(len(labels)) if self.training else torch.zeros(len(labels))
+        start = (drawn.to(lengths.device) * (lengths - length + 1)).long()
+        places = start[:, None] + torch.arange(length, device=labels.device)
+        prompt = labels.gather(2, places[:, None].expand(-1, labels.shape[1], -1))
+        return prompt, labels, targets.scatter(1, places, NO_CODE)
+
+    def _levels(self, level: int | None) -> tuple[int, ...]:
+        count = self.config.num_codebooks
+        if level is None:
+            return (int(torch.randint(1, count, ())),) if self.training else tuple(range(1, count))
+        if not 1 <= level < count:
+            raise ValueError(f"level must be in 1..{count - 1} (level 0 is the first transformer's), got {level}.")
+        return (level,)
+
+    # --- generation --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        prompt_codes: Tensor | None = None,
+        prompt_text_lengths: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor | CodecLMGenerateOutput:
+        """Speak a text.
+
+        Args:
+            input_ids: `(batch, symbols)`: what the prompt says and what is to be said, in one text.
+            attention_mask: `(batch, symbols)`, 0 on padding; all ones by default.
+            prompt_codes: `(batch, codebooks, frames)` of the voice, -100 after a row's end. Needed unless the model
+                was made with `prepend_bos`.
+            prompt_text_lengths: `(batch,)` symbols of the prompt's text alone, with its begin and end; needed in
+                prefix modes 2 and 4, whose second transformer reads only what is to be said.
+            **kwargs: fields of `GenerationConfig` (`do_sample`, `temperature`, `top_k`, `top_p`, `max_new_tokens` in
+                frames, `output_logits`, `return_dict_in_generate`, ...), `generation_config`, `logits_processor`,
+                `stopping_criteria`; `seed`, a number or a `torch.Generator`; `progress`, called with the frames done
+                and the frames there are at most.
+
+        Returns:
+            `(batch, codebooks, frames)` int64 without the prompt, -100 after a row's end; with
+            `return_dict_in_generate`, a `CodecLMGenerateOutput`.
+
+        Raises:
+            ValueError: inputs that do not fit the configuration, or unknown arguments.
+        """
+        text = self._text(input_ids, attention_mask)
+        prompt = self._prompt(prompt_codes, len(text.ids))
+        lengths = check_ends("prompt_codes", prompt)
+        end = self.config.end_id
+        decoding = self._decoding(end_id=end, **kwargs)
+        limits = self._limits(text, decoding.options.max_new_tokens)
+        first = prompt[:, 0].where(prompt[:, 0] >= 0, end)
+        if self.config.prepend_bos:
+            first, lengths = nn.functional.pad(first, (1, 0), value=self.config.begin_id), lengths + 1
+        elif not lengths.all():
+            raise ValueError("prompt_codes must have at least one frame per row: this model predicts no first frame.")
+        places = torch.arange(first.shape[1], device=first.device)
+        cache = DynamicCache()
+        if self.ar.as_memory:
+            cache = EncoderDecoderCache(cache, DynamicCache())
+        state = _Speaking(text, self._ar_audio(first, places[None]), places < lengths[:, None], cache, lengths)
+        sequence = first.new_full((len(first), 1, int(limits.max())), TO_GENERATE)
+        steps = self._run_steps(sequence, state, decoding, end, limits, self.config.stop_on_argmax)
+        self._report(steps.ends, steps.stopped)
+        mask = torch.arange(int(steps.ends.max()), device=first.device) < steps.ends[:, None]
+        level = steps.sequence[:, 0, : mask.shape[1]].masked_fill(~mask, NO_CODE)
+        codes, level_logits = self._fill_levels(self._said(text, prompt_text_lengths), prompt, level[:, None])
+        if not decoding.options.return_dict_in_generate:
+            return codes
+        level_logits = level_logits if decoding.options.output_logits else None
+        return CodecLMGenerateOutput(codes, mask, steps.stopped, steps.scores, steps.logits, level_logits)
+
+    @torch.no_grad()
+    def continual(self, input_ids: Tensor, codes: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Codes of a recording again: half of them (three seconds at most) as the prompt, the first codebook copied.
+
+        Args:
+            input_ids: `(batch, symbols)`: the text of the whole recording.
+            codes: `(batch, codebooks, frames)` of it, rows of one length.
+            attention_mask: `(batch, symbols)`, 0 on padding.
+
+        Returns:
+            `(batch, codebooks, frames after the prompt)`.
+        """
+        text = self._text(input_ids, attention_mask)
+        self._check_codes("codes", codes, len(text.ids))
+        if (codes == NO_CODE).any():
+            raise ValueError("codes must be of one length; call continual row by row for others.")
+        prefix = min(codes.shape[-1] // 2, LONGEST_PREFIX)
+        return self._fill_levels(text, codes[..., :prefix], codes[:, :1, prefix:])[0]
+
+    def _next_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
+        if state.seen is None:
+            hidden = self.ar(state.text, state.audio, state.audio_valid, cache=state.cache)
+            rows = torch.arange(len(hidden), device=hidden.device)
+            hidden = hidden[rows, state.position - 1]
+            state.seen = state.audio_valid
+            if not self.ar.as_memory:
+                state.seen = torch.cat([state.text.valid, state.seen], dim=1)
+        else:
+            # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
+            state.seen = nn.functional.pad(state.seen, (0, 1), value=True)
+            audio = self._ar_audio(ids[:, 0], state.position[:, None])
+            memory_mask = state.text.valid[:, None, None]
+            mask = state.seen[:, None, None]
+            hidden = self.ar.transformer(audio, mask, memory_mask=memory_mask, past_key_values=state.cache)[:, 0]
+            state.position = state.position + 1
+        return self.ar.heads[0](hidden)[:, None]
+
+    def _fill_levels(self, text: _Text, prompt: Tensor, codes: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The other codebooks of the first one's `codes` `(batch, 1, frames)`, each the most likely code."""
+        found, ended = [], codes[:, 0] == NO_CODE
+        for level in range(1, self.config.num_codebooks if codes.shape[-1] else 1):
+            logits = self._nar_logits(text, prompt, codes, level)
+            best = logits.argmax(-1).masked_fill(ended, NO_CODE)
+            codes = torch.cat([codes, best[:, None]], dim=1)
+            found.append(logits)
+        if not codes.shape[-1]:
+            codes = codes.expand(-1, self.config.num_codebooks, -1)
+        return codes, tuple(found)
+
+    def _said(self, text: _Text, prompt_lengths: Tensor | None) -> _Text:
+        """What the second transformer reads: in prefix modes 2 and 4 the text without the prompt's."""
+        if self.config.prefix_mode not in (2, 4):
+            return text
+        if prompt_lengths is None:
+            raise ValueError("prompt_text_lengths are needed in prefix modes 2 and 4; 2 where the prompt has no text.")
+        # The first symbol (begin) and everything from the place of the prompt's own end.
+        places = torch.arange(text.ids.shape[1], device=text.ids.device)
+        kept = text.valid & ((places == 0) | (places >= prompt_lengths[:, None] - 1))
+        lengths = kept.sum(1)
+        order = torch.argsort(~kept, dim=1, stable=True)[:, : int(lengths.max())]
+        valid = places[: order.shape[1]] < lengths[:, None]
+        return _Text(text.ids.gather(1, order), valid, valid)
+
+    def _limits(self, text: _Text, max_frames: int | None) -> Tensor:
+        """Frames that each row has at most."""
+        if max_frames is not None:
+            return torch.full((len(text.ids),), max_frames, device=text.ids.device)
+        # The original breaks off above so many frames, and counts its begin among them.
+        return text.valid.sum(1) * self.config.max_frames_per_symbol + (0 if self.config.prepend_bos else 1)
+
+    def _report(self, ends: Tensor, stopped: Tensor) -> None:
+        if not stopped.all():
+            endless = (~stopped).nonzero()[:, 0].tolist()
+            logger.warning(
+                f"rows {endless} did not end by themselves and were broken off at {int(ends.max())} frames."
+            )
+        if not ends.all():
+            logger.warning(f"rows {(ends == 0).nonzero()[:, 0].tolist()} ended at once: no frame was generated.")
+
+    # --- shared ------------------------------------------------------------------------------------------------------
+
+    def _ar_audio(self, codes: Tensor, positions: Tensor) -> Tensor:
+        return self.ar.embed_audio(self.ar.audio_embeddings[0](codes), positions)
+
+    def _nar_logits(self, text: _Text, prompt: Tensor, codes: Tensor, level: int) -> Tensor:
+        """What the second transformer says of a level.
+
+        Args:
+            text: that it reads.
+            prompt: `(batch, codebooks, prompt frames)`.
+            codes: `(batch, at least level, frames)`, of the levels before.
+            level: from 1.
+
+        Returns:
+            `(batch, frames, codebook_size)`.
+        """
+        prompt_levels = level if self.config.prefix_mode == 0 else self.config.num_codebooks
+        embedded = torch.cat([self._embed_levels(prompt, prompt_levels), self._embed_levels(codes, level)], dim=1)
+        prompt_valid, valid = prompt[:, 0] != NO_CODE, codes[:, 0] != NO_CODE
+        # Frames follow their row's prompt, whatever padding stands between them.
+        before = torch.arange(prompt.shape[-1], device=codes.device).expand(len(codes), -1)
+        after = prompt_valid.sum(1, keepdim=True) + torch.arange(codes.shape[-1], device=codes.device)
+        audio = self.nar.embed_audio(embedded, torch.cat([before, after], dim=1))
+        condition = self.nar.stage_embeddings[level - 1].weight[None]
+        hidden = self.nar(text, audio, torch.cat([prompt_valid, valid], dim=1), condition)
+        return self.nar.heads[level - 1](hidden[:, prompt.shape[-1] :])
+
+    def _embed_levels(self, codes: Tensor, count: int) -> Tensor:
+        """The embeddings of the first `count` levels, summed: `(batch, frames, dim)`."""
+        first = codes[:, 0].where(codes[:, 0] != NO_CODE, self.config.end_id)
+        embedded = self.nar.audio_embeddings[0](first)
+        for level in range(1, count):
+            embedded = embedded + self.nar.audio_embeddings[level](codes[:, level].clamp(min=0))
+        return embedded
+
+    def _text(self, input_ids: Tensor, attention_mask: Tensor | None, prenet_sees_padding: bool = False) -> _Text:
+        if input_ids.ndim != 2 or not input_ids.numel():
+            raise ValueError(f"input_ids must have shape (batch, symbols), not empty; got {tuple(input_ids.shape)}.")
+        if input_ids.min() < 0 or input_ids.max() >= self.config.vocab_size:
+            raise ValueError(
+                f"input_ids must lie in 0..{self.config.vocab_size - 1}, found {int(input_ids.min())} to "
+                f"{int(input_ids.max())}; is it another model's processor?"
+            )
+        valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if valid.shape != input_ids.shape:
+            raise ValueError(f"attention_mask has shape {tuple(valid.shape)}, input_ids {tuple(input_ids.shape)}.")
+        valid = valid.bool()
+        if not valid[:, 0].all() or (valid[:, 1:] & ~valid[:, :-1]).any():
+            raise ValueError("attention_mask must be 1 up to each row's end and 0 after it: pad texts on the right.")
+        return _Text(input_ids, valid, None if prenet_sees_padding else valid)
+
+    def _prompt(self, prompt_codes: Tensor | None, batch: int) -> Tensor:
+        if prompt_codes is None:
+            return torch.empty(batch, self.config.num_codebooks, 0, dtype=torch.long, device=self.device)
+        self._check_codes("prompt_codes", prompt_codes, batch)
+        return prompt_codes
+
+    def _check_codes(self, name: str, codes: Tensor, batch: int) -> None:
+        check_codes(name, codes, self.config.codebook_size, self.config.num_codebooks)
+        if len(codes) != batch:
+            raise ValueError(f"{name} has {len(codes)} rows, input_ids has {batch}; give one for each.")

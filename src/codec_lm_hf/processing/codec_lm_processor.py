@@ -1,0 +1,185 @@
+"""What a person has and a codec language model takes: codes of audio in, audio of codes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+
+from ..hub import RemoteStubMixin
+from ..modeling.auto import AutoCodecModel
+from ..modeling.codec_base import CodecPreTrainedModel
+from ..modeling.lm_base import NO_CODE, check_codes, check_ends
+from .feature_extraction import CodecFeatureExtractor
+
+_SUBFOLDER = "codec"
+
+
+class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
+    """Holds the codec of a codec language model. A family adds what it does with texts.
+
+    The codec is loaded when it is first needed; with codes made before, it never is.
+
+    Args:
+        codec_name: repository or directory of the codec; `None`: the folder `codec` beside the processor's own file.
+        codec_revision: of the repository.
+        num_codebooks: codes per frame that the model takes; the codec may have more.
+        codebook_size: entries per codebook.
+    """
+
+    def __init__(
+        self,
+        codec_name: str | None = None,
+        codec_revision: str | None = None,
+        num_codebooks: int = 8,
+        codebook_size: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.codec_name = codec_name
+        self.codec_revision = codec_revision
+        self.num_codebooks = num_codebooks
+        self.codebook_size = codebook_size
+        self._codec: CodecPreTrainedModel | None = None
+        self._home: str | None = None
+
+    @property
+    def codec(self) -> CodecPreTrainedModel:
+        """The codec.
+
+        Raises:
+            ValueError: there is none, or its codes are not the model's.
+        """
+        if self._codec is None:
+            if self.codec_name is None and self._home is None:
+                raise ValueError(
+                    "this processor has no codec: make it with codec_name=..., or assign one to its `codec`. Codes "
+                    "made before need none."
+                )
+            if self.codec_name is not None:
+                self.codec = AutoCodecModel.from_pretrained(self.codec_name, revision=self.codec_revision)
+            else:
+                self.codec = AutoCodecModel.from_pretrained(self._home, subfolder=_SUBFOLDER)
+        return self._codec
+
+    @codec.setter
+    def codec(self, codec: CodecPreTrainedModel) -> None:
+        theirs = codec.config
+        if theirs.num_codebooks < self.num_codebooks or theirs.codebook_size != self.codebook_size:
+            raise ValueError(
+                f"the codec {codec.name_or_path or type(codec).__name__} has {theirs.num_codebooks} codebooks of "
+                f"{theirs.codebook_size} entries; the language model takes {self.num_codebooks} of "
+                f"{self.codebook_size}. Choose a codec whose codebooks fit, or train the model for this one."
+            )
+        self._codec = codec.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        processor._home = str(pretrained_model_name_or_path)
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """Write the processor; a codec without a repository of its own goes beside it, into the folder `codec`."""
+        written = super().save_pretrained(save_directory, **kwargs)
+        if self.codec_name is None and (self._codec is not None or self._home is not None):
+            self.codec.save_pretrained(Path(save_directory, _SUBFOLDER))
+        return written
+
+    def to_dict(self) -> dict:
+        codec, self._codec = self._codec, None  # which would be copied
+        try:
+            return super().to_dict()
+        finally:
+            self._codec = codec
+
+    @torch.no_grad()
+    def encode(self, audio, sampling_rate: int | None = None) -> list[Tensor]:
+        """Codes `(codebooks, frames)` of each recording.
+
+        Args:
+            audio: one recording or a list of them, `(samples,)` or `(channels, samples)`, floats in [-1, 1].
+            sampling_rate: Hz of `audio`, converted where the codec has another one.
+        """
+        config = self.codec.config
+        features = CodecFeatureExtractor(config.audio_channels, config.sampling_rate)
+        inputs = features(audio, sampling_rate=sampling_rate, resample=True, return_tensors="pt")
+        inputs = {name: value.to(self.codec.device) for name, value in inputs.items()}
+        found = self.codec.encode(**inputs, num_quantizers=self.num_codebooks)
+        if found.codes_mask is None:
+            return list(found.audio_codes.cpu())
+        return [codes[:, mask].cpu() for codes, mask in zip(found.audio_codes, found.codes_mask, strict=True)]
+
+    @torch.no_grad()
+    def batch_decode(self, codes: Tensor) -> list[np.ndarray]:
+        """Waveforms `(channels, samples)` of the codes that `generate` gives.
+
+        Args:
+            codes: `(batch, codebooks, frames)`, -100 after a row's end. A row without frames becomes no samples.
+
+        Raises:
+            ValueError: codes that are not the model's.
+        """
+        if codes.ndim == 3 and codes.shape[-1] == 0:
+            lengths = [0] * len(codes)
+        else:
+            check_codes("codes", codes, self.codebook_size, self.num_codebooks, exact=False)
+            lengths = check_ends("codes", codes).tolist()
+        waves = []
+        for row, length in zip(codes, lengths, strict=True):
+            if length == 0:
+                waves.append(np.zeros((self.codec.config.audio_channels, 0), dtype=np.float32))
+                continue
+            decoded = self.codec.decode(row[None, :, :length].to(self.codec.device)).audio_values
+            waves.append(decoded[0].float().cpu().numpy())
+        return waves
+
+    def decode(self, codes: Tensor) -> np.ndarray:
+        """The waveform `(channels, samples)` of one row: `(codebooks, frames)` or `(1, codebooks, frames)`."""
+        return self.batch_decode(codes if codes.ndim == 3 else codes[None])[0]
+
+    def pad(self, features: Sequence[dict]) -> BatchFeature:
+        """A batch of rows, `data_collator` of a `Trainer`: texts padded by 0, codes by -100.
+
+        Args:
+            features: rows of `input_ids` `(symbols,)`, and perhaps of `labels` and `prompt_codes`
+                `(codebooks, frames)` and `prompt_text_lengths` (a number).
+        """
+        batch: dict[str, Tensor] = {}
+        for name in features[0]:
+            rows = [torch.as_tensor(row[name]) for row in features]
+            longest = max(row.shape[-1] for row in rows) if rows[0].ndim else 0
+            fill = NO_CODE if name in ("labels", "prompt_codes") else 0
+            padded = [
+                torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=fill) if row.ndim else row
+                for row in rows
+            ]
+            batch[name] = torch.stack(padded)
+            if name == "input_ids":
+                lengths = torch.tensor([len(row) for row in rows])
+                batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        return BatchFeature(batch)
+
+    def _rows_of_codes(self, name: str, audio, codes, sampling_rate: int | None, rows: int) -> list[Tensor]:
+        """What was given as audio or as codes, as codes, one for each row."""
+        if audio is not None and codes is not None:
+            raise ValueError(f"{name}: give audio or codes, not both.")
+        if audio is not None:
+            found = self.encode(audio, sampling_rate)
+        else:
+            single = isinstance(codes, (Tensor, np.ndarray)) and codes.ndim == 2
+            found = [torch.as_tensor(row) for row in ([codes] if single else codes)]
+            for row in found:
+                check_codes(name, row[None], self.codebook_size, self.num_codebooks)
+        if len(found) != rows:
+            raise ValueError(f"{name}: {len(found)} for {rows} texts; give one for each.")
+        return found
+
+    def _auto_classes(self) -> dict[str, str]:
+        ours = type(self).__module__.startswith(f"{__package__}.")
+        return {"AutoProcessor": type(self).__name__} if ours else {}

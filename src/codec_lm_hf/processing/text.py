@@ -1,0 +1,63 @@
+"""Texts as symbols: letters, or phonemes by espeak-ng."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
+WORD_BORDER = "_"
+
+
+def graphemes(text: str) -> list[str]:
+    """The letters and marks of a text, lower case, and a border between words."""
+    text = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    return [WORD_BORDER if letter == " " else letter for letter in text]
+
+
+def phonemes(text: str, language: str = "en-us") -> list[str]:
+    """The phonemes of a text, its punctuation, and a border between words.
+
+    Args:
+        text: in the spelling of the language.
+        language: as espeak-ng calls it.
+
+    Raises:
+        ImportError: phonemizer or espeak-ng is missing.
+
+    Source: `TextTokenizer` in `valle/data/tokenizer.py` of lifeiteng/vall-e.
+    """
+    try:
+        from phonemizer.backend import EspeakBackend
+        from phonemizer.punctuation import Punctuation
+        from phonemizer.separator import Separator
+    except ImportError as error:
+        raise ImportError(
+            "phonemes need phonemizer and espeak-ng: pip install codec-lm-hf[phonemes], and install espeak-ng by the "
+            "system's own means. The frontend 'graphemes' needs neither."
+        ) from error
+    try:
+        backend = EspeakBackend(
+            language,
+            punctuation_marks=Punctuation.default_marks(),
+            preserve_punctuation=True,
+            language_switch="keep-flags",
+        )
+    except RuntimeError as error:
+        raise ImportError(f"espeak-ng is not installed, or does not know {language!r}: {error}") from error
+    separator = Separator(word=WORD_BORDER, syllable="-", phone="|")
+    spoken = backend.phonemize([text.strip()], separator=separator, strip=True, njobs=1)[0]
+    symbols: list[str] = []
+    for place, word in enumerate(spoken.split(WORD_BORDER)):
+        found = [symbol for symbol in re.findall(r"\w+|[^\w\s]", word) if symbol != "|"]
+        symbols += [WORD_BORDER, *found] if place else found
+    return symbols
+
+
+FRONTENDS = {"graphemes": graphemes, "phonemes": phonemes}
+
+
+def symbol_table(texts: Iterable[Iterable[str]]) -> list[str]:
+    """The table of a corpus of texts as symbols: padding, begin, end, and all symbols, sorted."""
+    return [PAD, BEGIN, END, *sorted({symbol for text in texts for symbol in text})]

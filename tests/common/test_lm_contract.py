@@ -1,0 +1,271 @@
+"""The contract of codec language models, for every family: one table of tiny models, one set of checks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForTextToWaveform, Trainer, TrainingArguments
+
+from codec_lm_hf.modeling.lm_base import NO_CODE
+from tests.common.tiny_lm import TINY_LM, rows
+
+every_lm = pytest.mark.parametrize("name", TINY_LM)
+RAGGED = [9, 13, 11]
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+_models: dict = {}
+
+
+def model_of(name):
+    if name not in _models:
+        _models[name] = TINY_LM[name].model()
+    return _models[name]
+
+
+def loss_of(model, inputs, seed=0, **more):
+    torch.manual_seed(seed)  # levels and prefixes are drawn
+    return model(**inputs, **more).loss
+
+
+def details(model, given, **options):
+    options = {"do_sample": False, "max_new_tokens": 7, "return_dict_in_generate": True, **options}
+    return model.generate(**given, **options)
+
+
+# --- saving and loading --------------------------------------------------------------------------------------------
+
+
+@every_lm
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForTextToWaveform])
+def test_save_and_load(name, auto, tmp_path):
+    case, model = TINY_LM[name], model_of(name)
+    model.save_pretrained(tmp_path)
+    loaded = auto.from_pretrained(tmp_path)
+    assert type(loaded) is case.model_class and not loaded.training
+    inputs = case.batch(RAGGED)
+    torch.testing.assert_close(loss_of(loaded, inputs), loss_of(model, inputs), atol=0, rtol=0)
+    assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
+    given, _ = case.prompts(inputs)
+    assert torch.equal(details(loaded, given).sequences, details(model, given).sequences)
+
+
+@every_lm
+def test_loading_through_the_meta_device_leaves_no_garbage(name, tmp_path, monkeypatch):
+    model = model_of(name)
+    model.save_pretrained(tmp_path)
+    empty_like = torch.empty_like
+
+    def poisoned(*args, **kwargs):
+        out = empty_like(*args, **kwargs)
+        return out.fill_(1234.5) if out.is_floating_point() and out.device.type != "meta" else out
+
+    monkeypatch.setattr(torch, "empty_like", poisoned)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    for key, value in [*model.named_parameters(), *model.named_buffers()]:
+        torch.testing.assert_close(loaded.state_dict(keep_vars=True)[key].detach(), value.detach(), msg=key)
+    # What a file lacks starts as in a fresh model: everything that is constant there, and nothing is far off.
+    kept = {key: value for key, value in load_file(tmp_path / "model.safetensors").items() if "attention" in key}
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    fresh = TINY_LM[name].model()
+    for key, value in AutoModel.from_pretrained(tmp_path).state_dict().items():
+        assert torch.isfinite(value).all() and value.abs().max() < 10, key
+        other = fresh.state_dict()[key]
+        if key not in kept and other.numel() and (other == other.flatten()[0]).all():
+            torch.testing.assert_close(value, other, msg=key)
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@every_lm
+def test_padding_changes_no_loss(name):
+    """Rows of one length, or padded further: the same loss."""
+    case, model = TINY_LM[name], model_of(name)
+    inputs = case.batch([11, 11])
+    padded = dict(inputs)
+    padded["labels"] = torch.nn.functional.pad(inputs["labels"], (0, 4), value=NO_CODE)
+    torch.testing.assert_close(loss_of(model, padded), loss_of(model, inputs), **CLOSE)
+
+
+@every_lm
+def test_the_trainer_may_divide_by_its_own_count(name):
+    case, model = TINY_LM[name], model_of(name)
+    inputs = case.batch(RAGGED)
+    items = (inputs["labels"] != NO_CODE).sum()
+    same = loss_of(model, inputs, num_items_in_batch=items)
+    torch.testing.assert_close(same, loss_of(model, inputs))
+    torch.testing.assert_close(loss_of(model, inputs, num_items_in_batch=2 * items), same / 2)
+
+
+@every_lm
+def test_every_weight_gets_a_gradient_and_checkpointing_the_same_one(name):
+    case = TINY_LM[name]
+    inputs, gradients = case.batch(RAGGED), []
+    for checkpointing in (False, True):
+        model = case.model().train()
+        for module in model.modules():  # dropout draws again, in another order
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        for seed in range(6):  # so that every level is drawn
+            loss_of(model, inputs, seed=seed).backward()
+        gradients.append({key: weight.grad for key, weight in model.named_parameters() if weight.requires_grad})
+    missing = [key for key, gradient in gradients[0].items() if gradient is None or not gradient.abs().sum()]
+    assert not missing
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, msg=key, **CLOSE)
+
+
+@every_lm
+def test_a_plain_trainer_overfits_four_rows_until_it_speaks_them(name, tmp_path):
+    case = TINY_LM[name]
+    model = case.model()
+    inputs = case.batch([8, 10, 9, 8])
+    arguments = TrainingArguments(
+        tmp_path,
+        max_steps=260,
+        per_device_train_batch_size=4,
+        learning_rate=4e-3,
+        lr_scheduler_type="cosine",
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    data = [{key: value[row] for key, value in inputs.items()} for row in range(4)]
+    trainer = Trainer(model, arguments, train_dataset=data)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    given, expected = case.prompts(inputs)
+    found = details(model.eval(), given, max_new_tokens=expected.shape[-1] + 2)
+    mask = expected[:, 0] != NO_CODE
+    assert torch.equal(found.codes_mask, mask[:, : found.codes_mask.shape[1]]), losses
+    assert found.sequences.shape == expected.shape
+    assert torch.equal(found.sequences[:, : case.reproduced], expected[:, : case.reproduced])
+    with torch.no_grad():
+        assert model(**inputs).loss < 0.2
+
+
+@every_lm
+def test_attention_by_products_equals_the_fused_one(name, tmp_path):
+    case, model = TINY_LM[name], model_of(name)
+    model.save_pretrained(tmp_path)
+    eager = AutoModel.from_pretrained(tmp_path, attn_implementation="eager")
+    assert (eager.config._attn_implementation, model.config._attn_implementation) == ("eager", "sdpa")
+    inputs = case.batch(RAGGED)
+    torch.testing.assert_close(loss_of(eager, inputs), loss_of(model, inputs), **CLOSE)
+    given, _ = case.prompts(inputs)
+    assert torch.equal(details(eager, given).sequences, details(model, given).sequences)
+
+
+# --- generation ----------------------------------------------------------------------------------------------------
+
+
+@every_lm
+def test_a_batch_says_what_each_row_says_alone(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch(RAGGED))
+    together = details(model, given, output_logits=True, max_new_tokens=12)
+    for row in range(3):
+        alone = details(model, rows(given, row), output_logits=True, max_new_tokens=12)
+        frames = int(alone.codes_mask.sum())
+        assert frames == int(together.codes_mask[row].sum())
+        assert torch.equal(together.sequences[row, :, :frames], alone.sequences[0, :, :frames])
+        for ours, theirs in zip(alone.logits, together.logits, strict=False):
+            torch.testing.assert_close(theirs[row], ours[0], **CLOSE)
+
+
+@every_lm
+def test_step_by_step_equals_one_pass(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([9]))
+    found = details(model, given, output_logits=True)
+    steps = torch.stack(found.logits, dim=1)
+    with torch.no_grad():
+        whole = case.logits_of(model, given, found.sequences)
+    count = min(steps.shape[1], whole.shape[1])
+    assert count >= found.sequences.shape[-1] - 1 > 0
+    torch.testing.assert_close(steps[:, :count], whole[:, :count], **CLOSE)
+
+
+@every_lm
+def test_a_seed_gives_the_same_codes_again(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch(RAGGED))
+
+    def sampled(seed):
+        return details(model, given, do_sample=True, seed=seed, temperature=3.0).sequences
+
+    assert torch.equal(sampled(3), sampled(3))
+    assert torch.equal(sampled(3), sampled(torch.Generator().manual_seed(3)))
+    assert any(
+        sampled(seed).shape != sampled(3).shape or not torch.equal(sampled(seed), sampled(3)) for seed in (4, 5)
+    )
+
+
+@every_lm
+def test_sampling_follows_the_generation_config(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch(RAGGED))
+    greedy = details(model, given).sequences
+    assert torch.equal(details(model, given, do_sample=True, top_k=1).sequences, greedy)
+    found = details(model, given, do_sample=True, top_k=5, seed=0, output_scores=True)
+    assert all((scores > -torch.inf).sum(-1).max() <= 5 for scores in found.scores)
+    settings = copy.deepcopy(model.generation_config)
+    settings.update(do_sample=True, top_k=1, max_new_tokens=4)
+    codes = model.generate(**given, generation_config=settings)
+    assert torch.equal(codes, details(model, given, max_new_tokens=4).sequences)
+
+
+@every_lm
+def test_progress_is_reported(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([9]))
+    seen = []
+    details(model, given, progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen}) and seen[-1][0] <= seen[-1][1]
+
+
+@every_lm
+def test_half_precision(name):
+    case = TINY_LM[name]
+    model, half = model_of(name), case.model().to(torch.bfloat16)
+    inputs = case.batch(RAGGED)
+    loss = loss_of(half, {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in inputs.items()})
+    assert torch.isfinite(loss)
+    torch.testing.assert_close(loss.float(), loss_of(model, inputs), atol=0.3, rtol=0.1)
+    given, _ = case.prompts(inputs)
+    given = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in given.items()}
+    codes = details(half, given).sequences
+    assert ((codes == NO_CODE) | ((codes >= 0) & (codes < model.config.codebook_size))).all()
+
+
+# --- what cannot be ------------------------------------------------------------------------------------------------
+
+
+@every_lm
+def test_codes_that_do_not_fit_are_refused_by_name(name):
+    case, model = TINY_LM[name], model_of(name)
+    inputs = case.batch([9])
+    for labels, message in [
+        (inputs["labels"] + model.config.codebook_size, "labels must lie in 0"),
+        (inputs["labels"][:, :1], "codebooks"),
+        (inputs["labels"].float(), "labels must be integers"),
+        (inputs["labels"][0], r"shape \(batch, codebooks, frames\)"),
+        (torch.cat([inputs["labels"][..., :4].clone().fill_(NO_CODE), inputs["labels"]], -1), "pads the end of a row"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model(**{**inputs, "labels": labels})
+
+
+@every_lm
+def test_arguments_that_do_nothing_are_refused(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([9]))
+    with pytest.raises(ValueError, match="no argument 'temprature'"):
+        model.generate(**given, temprature=0.5)
+    with pytest.raises(ValueError, match="num_beams=3 is not supported"):
+        model.generate(**given, num_beams=3)

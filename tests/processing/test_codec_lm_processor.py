@@ -1,0 +1,128 @@
+"""Processors of codec language models: texts and prompts in, waveforms out, with a codec or with codes alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
+
+import codec_lm_hf
+from codec_lm_hf import ValleConfig, ValleForConditionalGeneration, ValleProcessor
+from codec_lm_hf.modeling.lm_base import NO_CODE
+from codec_lm_hf.processing.text import graphemes, symbol_table
+
+TEXTS = ["one two", "Three,  four!"]
+BUNDLED = {"num_codebooks": 2, "codebook_size": 1024}
+
+
+def processor(**fields):
+    return ValleProcessor(ValleProcessor.symbols_of(TEXTS), **{**BUNDLED, **fields})
+
+
+def codes(*lengths):
+    return [torch.arange(2 * length).reshape(2, length) for length in lengths]
+
+
+def speech(seconds=0.3, rate=16000):
+    return np.sin(np.arange(int(seconds * rate)) / 20).astype(np.float32) * 0.3
+
+
+def test_letters():
+    assert graphemes(" Three,  Four!\n") == list("three,_four!")
+    assert symbol_table(["ba", "ca"]) == ["<pad>", "<bos>", "<eos>", "a", "b", "c"]
+
+
+def test_texts_and_codes_become_a_batch():
+    ours = processor()
+    batch = ours(TEXTS, prompt_text=["two", ""], prompt_codes=codes(3, 5), target_codes=codes(4, 2))
+    first = batch["input_ids"][0]
+    assert [ours.symbols[place] for place in first] == ["<bos>", *"two_one_two", "<eos>"][: len(first)] + ["<pad>"] * (
+        len(first) - 13
+    )
+    assert batch["prompt_text_lengths"].tolist() == [5, 2]
+    assert batch["attention_mask"].sum(1).tolist() == [13, 14]
+    assert batch["prompt_codes"].shape == (2, 2, 5) and (batch["prompt_codes"][0, :, 3:] == NO_CODE).all()
+    assert torch.equal(batch["labels"][0], codes(4)[0]) and (batch["labels"][1, :, 2:] == NO_CODE).all()
+    assert set(ours("one")) == {"input_ids", "attention_mask"}
+
+
+def test_it_is_saved_with_its_symbols_and_its_codec_by_name(tmp_path):
+    ours = processor(codec_name=codec_lm_hf.bundled("codec"), codec_revision="main")
+    ours.save_pretrained(tmp_path)
+    ValleConfig(**BUNDLED).save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is ValleProcessor
+    assert {**loaded.to_dict(), "auto_map": ours.auto_map} == ours.to_dict()
+    assert loaded.symbols == ours.symbols and not (tmp_path / "codec").exists()
+    assert loaded.codec.config.sampling_rate == 16000
+
+
+def test_a_codec_without_a_repository_goes_with_it(tmp_path):
+    ours = processor()
+    ours.codec = AutoModel.from_pretrained(codec_lm_hf.bundled("codec"))
+    ours.save_pretrained(tmp_path / "one")
+    loaded = ValleProcessor.from_pretrained(tmp_path / "one")
+    loaded.save_pretrained(tmp_path / "two")
+    again = ValleProcessor.from_pretrained(tmp_path / "two")
+    wave = speech()
+    assert torch.equal(again.encode(wave, 16000)[0], ours.encode(wave, 16000)[0])
+
+
+def test_audio_becomes_codes_and_codes_become_audio():
+    ours = processor(codec_name=codec_lm_hf.bundled("codec"))
+    waves = [speech(0.3), speech(0.5)]
+    batch = ours(TEXTS, audio=waves, sampling_rate=16000)
+    assert batch["prompt_codes"].shape[:2] == (2, 2)
+    found = ours.batch_decode(batch["prompt_codes"])
+    for wave, decoded, row in zip(waves, found, batch["prompt_codes"], strict=True):
+        frames = int((row[0] != NO_CODE).sum())
+        assert decoded.shape == (1, frames * ours.codec.config.hop_length)
+        assert abs(decoded.shape[-1] - len(wave)) <= ours.codec.config.hop_length
+        np.testing.assert_array_equal(ours.decode(row[:, :frames]), decoded)
+    other_rate = ours("one", audio=speech(0.3, 8000), sampling_rate=8000)
+    assert other_rate["prompt_codes"].shape[-1] == batch["prompt_codes"][0, 0].ne(NO_CODE).sum()
+
+
+def test_from_a_text_to_a_waveform_and_training_by_the_collator(tmp_path):
+    ours = processor(codec_name=codec_lm_hf.bundled("codec"))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ValleForConditionalGeneration(ValleConfig(**BUNDLED, **sizes))
+    rows = [{key: value[0] for key, value in ours(text, target_codes=codes(9)).items()} for text in TEXTS]
+    rows = [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
+    arguments = TrainingArguments(
+        tmp_path, max_steps=2, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True
+    )
+    Trainer(model, arguments, train_dataset=rows, data_collator=ours.pad).train()
+    batch = ours("one two", audio=speech(), sampling_rate=16000)
+    waves = ours.batch_decode(model.eval().generate(**batch, max_new_tokens=5, min_new_tokens=5, seed=0))
+    assert waves[0].shape == (1, 5 * ours.codec.config.hop_length) and np.isfinite(waves[0]).all()
+    assert ours.batch_decode(torch.empty(1, 2, 0, dtype=torch.long))[0].shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": "  "}, "has nothing to say"),
+        ({"text": "six"}, r"\['i', 's', 'x'\] are not in this processor's table"),
+        ({"text": TEXTS, "prompt_text": ["one"]}, "1 prompt texts for 2 texts"),
+        ({"text": TEXTS, "prompt_codes": codes(3)}, "prompt_codes: 1 for 2 texts"),
+        ({"text": "one", "prompt_codes": codes(3), "audio": speech()}, "audio or codes, not both"),
+        ({"text": "one", "target_codes": [torch.full((2, 3), 5000)]}, "labels must lie in 0..1023"),
+        ({"text": "one", "target_codes": [torch.zeros(3, 3, dtype=torch.long)]}, "with 2 codebooks"),
+        ({"text": "one", "audio": speech()}, "this processor has no codec"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor()(**arguments)
+
+
+def test_a_codec_that_does_not_fit_is_refused_with_both_sides_figures():
+    codec = codec_lm_hf.bundled("codec")
+    with pytest.raises(ValueError, match="has 8 codebooks of 1024 entries; the language model takes 9 of 1024"):
+        processor(codec_name=codec, num_codebooks=9).codec  # noqa: B018
+    with pytest.raises(ValueError, match="takes 2 of 64"):
+        processor(codec_name=codec, codebook_size=64).codec  # noqa: B018
+    with pytest.raises(ValueError, match="frontend must be one of 'graphemes', 'phonemes', got 'runes'"):
+        processor(frontend="runes")
