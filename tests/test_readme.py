@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import codec_lm_hf
 from codec_lm_hf.cli.list import markdown_table
@@ -87,3 +88,11 @@ def test_the_figures_of_the_bundled_codec_are_those_that_the_benchmark_wrote():
             cells = [f"{row['wer']:.1%}", f"{row['exact']:.0%}", f"{row['speaker_nearest']:.0%}"]
             cells.append(f"{row['speaker_cosine']:.2f}")
             assert f"| {' | '.join(cells)} |" in text
+
+
+def test_the_discriminators_page_runs():
+    page = (PROJECT / "docs/discriminator.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    scope = {"audio": torch.randn(1, 1, 4000)}
+    exec(compile(block, "discriminator.md", "exec"), scope)
+    assert len(scope["judgement"].logits) == 3
