@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from codec_lm_hf.modeling import code_patterns
 from codec_lm_hf.modeling.lm_base import NO_CODE
 from codec_lm_hf.registry import family
 
@@ -19,11 +20,12 @@ class TinyLM:
     Attributes:
         family: of the registry.
         fields: of the configuration.
-        inputs: configuration, number of rows and lengths (in frames) to what `forward` takes, labels included.
+        inputs: configuration and lengths of rows (in frames) to what `forward` takes, labels included.
         prompts: what `forward` takes to what `generate` takes, and the codes that it should give after overfitting.
+        logits_of: model, what `generate` takes (one row) and the output that it gave, to the logits of its steps and
+            those of one pass over everything, both in one order.
         reproduced: codebooks that generation reproduces after overfitting; `None`: all.
-        logits_of: model, what `generate` takes, and the codes that it gave, to the logits of its steps in one pass,
-            for the single row 0.
+        ends: rows end by themselves.
     """
 
     family: str
@@ -32,6 +34,7 @@ class TinyLM:
     prompts: Callable[[dict], tuple[dict, Tensor]] = None
     logits_of: Callable[..., Tensor] = None
     reproduced: int | None = None
+    ends: bool = True
 
     def config(self, **overrides):
         return family(self.family).load("config")(**{**self.fields, **overrides})
@@ -105,13 +108,15 @@ def _valle_prompts(inputs: dict) -> tuple[dict, Tensor]:
     return given, codes[..., _PROMPT:]
 
 
-def _valle_logits(model, given: dict, codes: Tensor) -> Tensor:
-    whole = torch.cat([given["prompt_codes"], codes], dim=-1)
+def _valle_logits(model, given: dict, found) -> tuple[Tensor, Tensor]:
+    whole = torch.cat([given["prompt_codes"], found.sequences], dim=-1)
     model.config.train_stage = "ar"
     logits = model(given["input_ids"], given["attention_mask"], labels=whole).logits
     model.config.train_stage = "both"
     first = given["prompt_codes"].shape[-1] - (0 if model.config.prepend_bos else 1)
-    return logits[:, first:, None]
+    steps = torch.stack(found.logits, dim=1)[:, :, 0]
+    count = min(steps.shape[1], logits.shape[1] - first)
+    return steps[:, :count], logits[:, first : first + count]
 
 
 def _valle(**fields) -> TinyLM:
@@ -121,10 +126,73 @@ def _valle(**fields) -> TinyLM:
     return TinyLM("valle", {**_VALLE, **fields}, _valle_inputs, _valle_prompts, _valle_logits, reproduced)
 
 
+# --- MusicGen, AudioGen --------------------------------------------------------------------------------------------
+
+_MUSICGEN = {
+    "num_codebooks": 4,
+    "codebook_size": 20,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "text_hidden_size": 12,
+    "sampling_rate": 800,
+    "frame_rate": 50,
+    "max_duration": 1,
+    "extend_stride": 0.5,
+    "condition_dropout": 0.1,
+    "initializer_range": 0.1,
+    # As the original has it, rows depend on the padding of the others, and losses on the length of the longest.
+    "mask_text_padding": True,
+    "original_loss": False,
+}
+_STEREO = {"num_codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3), "audio_channels": 2}
+_MELODY = {"text_condition": "prefix", "num_chroma": 12, "chroma_n_fft": 64}
+
+
+def _musicgen_inputs(config, lengths: list[int]) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    symbols = [2 + row % 3 for row in range(len(lengths))]
+    mask = (torch.arange(max(symbols)) < torch.tensor(symbols)[:, None]).long()
+    states = torch.randn(*mask.shape, config.text_hidden_size, generator=generator)
+    inputs = {"encoder_hidden_states": states, "attention_mask": mask, "labels": random_codes(config, lengths)}
+    if config.num_chroma:
+        inputs["melody_values"] = torch.randn(len(lengths), 1, 600, generator=generator)
+    return inputs
+
+
+def _musicgen_prompts(inputs: dict) -> tuple[dict, Tensor]:
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    given["prompt_codes"] = inputs["labels"][..., :_PROMPT]
+    return given, inputs["labels"][..., _PROMPT:]
+
+
+def _musicgen_logits(model, given: dict, found) -> tuple[Tensor, Tensor]:
+    """In the order of the codes that the prompt does not hold."""
+    codes = torch.cat([given["prompt_codes"], found.sequences], dim=-1)
+    given = {name: value for name, value in given.items() if name != "prompt_codes"}
+    silent = {name: torch.zeros_like(value) for name, value in given.items()}
+    free, guided = (model(**condition, labels=codes).logits for condition in (silent, given))
+    whole = free + model.config.guidance_scale * (guided - free)
+    # Generation begins with the step that holds the first new code.
+    steps = torch.stack(found.logits, dim=2)
+    steps = torch.cat([torch.zeros_like(steps[:, :, :_PROMPT]), steps], dim=2)
+    pattern = code_patterns.delay(codes.shape[-1], model.config.delays)
+    return pattern.revert_logits(steps)[0][:, :, _PROMPT:], whole[:, :, _PROMPT:]
+
+
+def _musicgen(name: str = "musicgen", **fields) -> TinyLM:
+    functions = (_musicgen_inputs, _musicgen_prompts, _musicgen_logits)
+    return TinyLM(name, {**_MUSICGEN, **fields}, *functions, ends=False)
+
+
 TINY_LM: dict[str, TinyLM] = {
     "valle": _valle(prefix_mode=1),
     "valle-prenet": _valle(prefix_mode=0, prepend_bos=True, add_prenet=True, norm_first=False),
     "valle-cross": _valle(prefix_mode=1, text_condition="cross_attention", tie_word_embeddings=False),
     "valle-segment": _valle(prefix_mode=2, nar_scale_factor=0.5, prepend_bos=True),
     "valle-prompt": _valle(prefix_mode=4),
+    "musicgen": _musicgen(),
+    "musicgen-stereo": _musicgen(**_STEREO, guidance_scale=1.0),
+    "musicgen-melody": _musicgen(**_MELODY),
+    "audiogen": _musicgen("audiogen"),
 }

@@ -224,7 +224,10 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             places = sequence[..., step]
             free = places == TO_GENERATE
             if end_id is not None:
-                said = (chosen == end_id) | (logits.argmax(-1) == end_id) if stop_on_argmax else chosen == end_id
+                said = chosen == end_id
+                if stop_on_argmax:
+                    # Unless a processor forbids it here, as `min_new_tokens` does.
+                    said = said | ((logits.argmax(-1) == end_id) & (scores[..., end_id] > -torch.inf))
                 now = (said & free).any(1) & (step < ends)
                 ends, stopped = ends.masked_fill(now, step), stopped | now
                 chosen = chosen.masked_fill((step >= ends)[:, None], end_id)

@@ -1,0 +1,196 @@
+"""What VALL-E alone does: prefix modes, limits and ends of speech, the original's loss, its checkpoints, bad input."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
+
+import codec_lm_hf
+from codec_lm_hf import ValleConfig
+from codec_lm_hf.conversion_scripts.engine import ConversionError
+from codec_lm_hf.conversion_scripts.valle import config_from_original
+from codec_lm_hf.modeling.lm_base import NO_CODE
+from tests.common.tiny_lm import TINY_LM
+from tests.parity.harness import find_cases
+
+TEXT = torch.tensor([[1, 5, 6, 7, 2]])
+OPTIONS = {"do_sample": False, "return_dict_in_generate": True}
+
+
+def tiny(name="valle", **fields):
+    return TINY_LM[name].model(**fields)
+
+
+def codes(*shape):
+    return torch.randint(20, shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_speech_is_broken_off_where_it_does_not_end_and_says_so(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("codec_lm_hf"), "propagate", True)
+    for prepend_bos in (False, True):
+        model = tiny(prepend_bos=prepend_bos, max_frames_per_symbol=2)
+        model.ar.heads[0].weight.data[model.config.end_id] = 0
+        model.ar.transformer.norm.weight.data.zero_()
+        model.ar.transformer.norm.bias.data.fill_(1)
+        model.ar.heads[0].weight.data[3] = 1  # the most likely code, always
+        found = model.generate(TEXT, prompt_codes=codes(1, 3, 2), **OPTIONS)
+        assert found.sequences.shape[-1] == 2 * 5 + (not prepend_bos)
+        assert found.stopped.tolist() == [False]
+    assert "broken off at 10 frames" in caplog.text
+
+
+def test_speech_that_ends_at_once_is_empty():
+    model = tiny()
+    model.ar.transformer.norm.weight.data.zero_()
+    model.ar.transformer.norm.bias.data.fill_(1)
+    model.ar.heads[0].weight.data.zero_()
+    model.ar.heads[0].weight.data[model.config.end_id] = 1
+    found = model.generate(TEXT, prompt_codes=codes(1, 3, 2), **OPTIONS)
+    assert found.sequences.shape == (1, 3, 0) and found.stopped.all()
+    assert model.generate(TEXT, prompt_codes=codes(1, 3, 2), min_new_tokens=2, do_sample=False).shape[-1] >= 2
+
+
+def test_a_likely_end_stops_whatever_was_drawn():
+    """The original ends where the end is most likely; `stop_on_argmax=False` only where it is drawn."""
+    ends = {}
+    for stop_on_argmax in (True, False):
+        model = tiny(stop_on_argmax=stop_on_argmax)
+        model.ar.transformer.norm.weight.data.zero_()
+        model.ar.transformer.norm.bias.data.fill_(1)
+        model.ar.heads[0].weight.data.zero_()
+        model.ar.heads[0].weight.data[model.config.end_id] = 0.01  # hardly more likely than each of the codes
+        options = {"do_sample": True, "max_new_tokens": 6}
+        runs = [model.generate(TEXT, prompt_codes=codes(1, 3, 2), **options, seed=seed) for seed in range(4)]
+        ends[stop_on_argmax] = [run.shape[-1] for run in runs]
+    assert not any(ends[True]) and any(ends[False])
+
+
+def test_without_a_prompt():
+    with_begin = tiny(prepend_bos=True)
+    assert with_begin.generate(TEXT, do_sample=False, max_new_tokens=3).shape[:2] == (1, 3)
+    with pytest.raises(ValueError, match="at least one frame per row: this model predicts no first frame"):
+        tiny().generate(TEXT)
+
+
+def test_one_codebook_needs_no_second_transformer():
+    model = tiny(num_codebooks=1)
+    assert model.nar is None
+    found = model(TEXT, labels=codes(1, 1, 6))
+    assert found.nar_logits is None and torch.isfinite(found.loss)
+    assert model.generate(TEXT, prompt_codes=codes(1, 1, 3), do_sample=False, max_new_tokens=4).shape[1] == 1
+
+
+def test_modes_2_and_4_read_what_is_to_be_said_without_the_prompts_text():
+    model = tiny("valle-prompt")
+    text = torch.tensor([[1, 5, 6, 7, 8, 2, 0], [1, 9, 5, 6, 7, 8, 2]])
+    said = model._said(model._text(text, (text > 0).long()), torch.tensor([4, 3]))
+    assert said.ids[said.valid].tolist() == [*[1, 7, 8, 2], *[1, 5, 6, 7, 8, 2]]
+    assert said.valid.sum(1).tolist() == [4, 6]
+    with pytest.raises(ValueError, match="prompt_text_lengths are needed in prefix modes 2 and 4"):
+        model.generate(TEXT, prompt_codes=codes(1, 3, 2), do_sample=False, max_new_tokens=2)
+    with pytest.raises(ValueError, match="prompt_codes belong to prefix mode 4"):
+        model(TEXT, labels=codes(1, 3, 9))
+
+
+def test_mode_2_copies_a_piece_and_does_not_ask_for_it():
+    model, labels = tiny("valle-segment").train(), codes(2, 3, 12)
+    prompt, rest, targets = model._split(labels, torch.tensor([12, 12]), None, 1, None)
+    assert torch.equal(rest, labels) and prompt.shape == (2, 3, 3)
+    for row in range(2):
+        places = (targets[row] == NO_CODE).nonzero()[:, 0]
+        assert torch.equal(labels[row][:, places], prompt[row]) and len(places) == 3
+
+
+def test_the_originals_loss_counts_padding():
+    labels = codes(2, 3, 8)
+    labels[1, :, 5:] = NO_CODE
+    model = tiny(train_stage="ar", original_loss=True)
+    found = model(TEXT.expand(2, -1), labels=labels)
+    targets = torch.cat([labels[:, 0, 1:], torch.full((2, 1), 20)], 1)
+    targets = targets.where(targets >= 0, 20)
+    expected = torch.nn.functional.cross_entropy(found.logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    torch.testing.assert_close(found.loss, expected)
+    model.config.original_loss = False
+    targets[1, 5:] = NO_CODE
+    expected = torch.nn.functional.cross_entropy(found.logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(model(TEXT.expand(2, -1), labels=labels).loss, expected)
+
+
+def test_tied_heads_are_stored_once(tmp_path):
+    model = tiny(num_codebooks=4)
+    assert model.nar.heads[1].weight is model.nar.audio_embeddings[3].weight
+    assert model.nar.heads[2].weight is not model.nar.audio_embeddings[3].weight
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    assert "nar.heads.2.weight" in stored
+    assert len(stored & {"nar.heads.1.weight", "nar.audio_embeddings.3.weight"}) == 1
+    untied = tiny(num_codebooks=4, tie_word_embeddings=False)
+    assert untied.nar.heads[1].weight is not untied.nar.audio_embeddings[3].weight
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": TEXT + 20}, "input_ids must lie in 0..11, found 21 to 27"),
+        ({"input_ids": TEXT[0]}, r"shape \(batch, symbols\)"),
+        ({"attention_mask": torch.tensor([[0, 1, 1, 1, 1]])}, "pad texts on the right"),
+        ({"attention_mask": torch.ones(1, 3)}, "attention_mask has shape"),
+        ({"labels": codes(2, 3, 9)}, "labels has 2 rows, input_ids has 1"),
+        ({"labels": None}, "give labels"),
+        ({"level": 3}, r"level must be in 1..2"),
+        ({"prefix_length": 9}, None),
+    ],
+)
+def test_inputs_that_cannot_be(arguments, message):
+    model = tiny()
+    inputs = {"input_ids": TEXT, "labels": codes(1, 3, 9), **arguments}
+    with pytest.raises(ValueError, match=message or "prefix_length must be in 0..8"):
+        model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prefix_mode": 3}, "prefix_mode must be one of 0, 1, 2, 4, got 3"),
+        ({"text_condition": "none"}, "text_condition must be one of"),
+        ({"hidden_size": 30}, "multiple of its 16 heads"),
+        ({"nar_scale_factor": 0.01}, "leaves nothing"),
+        ({"num_codebooks": 0}, "num_codebooks must be at least 1"),
+        ({"num_codebooks": 1, "train_stage": "nar"}, "more than one codebook"),
+    ],
+)
+def test_configurations_that_cannot_be(fields, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        ValleConfig(**fields)
+
+
+def test_configuration_from_the_trainers_arguments():
+    arguments = {"decoder_dim": 512, "nhead": 8, "num_decoder_layers": 6, "scale_factor": 0.5, "model_name": "VALL-F"}
+    config = config_from_original({**arguments, "prefix_mode": 4, "lr": 0.05})
+    assert (config.hidden_size, config.num_hidden_layers, config.nar_sizes["dim"]) == (512, 6, 256)
+    assert config.text_condition == "cross_attention" and config.original_loss and config.prefix_mode == 4
+    with pytest.raises(ConversionError, match="'Transformer'"):
+        config_from_original({"model_name": "Transformer"})
+
+
+def test_the_converter_allows_paths_and_nothing_else(tmp_path):
+    folder = next(path for path in find_cases() if path.parts[-2:] == ("valle", "prefix1_share"))
+    with torch.serialization.safe_globals([pathlib.PosixPath]):
+        file = torch.load(folder / "epoch-2.pt", weights_only=True)
+    assert isinstance(file["exp_dir"], pathlib.PosixPath)
+    for name, content, message in [
+        ("code", {**file, "sampler": print}, "holds more than tensors"),
+        ("bare", file["model"], "no training arguments"),
+        ("short", {**file, "model": dict(list(file["model"].items())[:5])}, "missing"),
+    ]:
+        torch.save(content, tmp_path / f"{name}.pt")
+        with pytest.raises(ConversionError, match=message):
+            codec_lm_hf.convert("valle", tmp_path / f"{name}.pt", tmp_path / name)
+        assert not (tmp_path / name).exists()
