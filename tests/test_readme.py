@@ -15,6 +15,7 @@ import torch
 import codec_lm_hf
 from codec_lm_hf.cli.list import markdown_table
 from codec_lm_hf.demo.roundtrip import SPEECH
+from codec_lm_hf.registry import FAMILIES
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -88,6 +89,11 @@ def test_the_figures_of_the_bundled_codec_are_those_that_the_benchmark_wrote():
             cells = [f"{row['wer']:.1%}", f"{row['exact']:.0%}", f"{row['speaker_nearest']:.0%}"]
             cells.append(f"{row['speaker_cosine']:.2f}")
             assert f"| {' | '.join(cells)} |" in text
+
+
+@pytest.mark.parametrize("name", [row.name for row in FAMILIES])
+def test_every_family_has_a_page(name):
+    assert (PROJECT / "docs" / f"{name}.md").is_file()
 
 
 def test_the_discriminators_page_runs():
