@@ -26,7 +26,7 @@ format: $(VENV)/.dev
 
 benchmark: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[benchmark]"
-	$(BIN)/python -m pip install --quiet --no-deps encodec==0.1.1
+	$(BIN)/python -m pip install --quiet --no-deps encodec==0.1.1 speechtokenizer==1.0.1 descript-audio-codec==1.0.0 funcodec==0.2.0
 	$(BIN)/python benchmarks/codec_speed.py
 
 setup: $(VENV)/.dev

@@ -1,147 +1,54 @@
-"""Our EnCodec beside PyPI's `encodec` 0.1.1 and transformers' `EncodecModel`: speed and memory, in one run.
+"""Our codecs beside what a user would otherwise run: speed and memory, in one run.
 
 What it needs beyond the package (`make benchmark` installs it):
 
     pip install 'codec-lm-hf[benchmark]'
-    pip install --no-deps encodec==0.1.1   # its torchaudio is only for files, and need not fit the torch that is here
+    pip install --no-deps encodec==0.1.1 speechtokenizer==1.0.1 descript-audio-codec==1.0.0 funcodec==0.2.0
 
-All models have the architecture of the published 24 kHz model and the same random weights; their codes are compared
+Without their dependencies, because those ask for a torchaudio that need not fit the torch that is here; what these
+packages import for files and training only is stood in for (peers.py). One that is not there is left out, and said so.
+
+All implementations of a model have its published architecture and the same random weights; their codes are compared
 before anything is timed. See benchmarks/README.md for the columns.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import multiprocessing
+import os
 import platform
 import re
+import resource
 import statistics
-import sys
 import time
-import types
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor, nn
+from peers import CASES, OURS, Codec, build
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop
 from tqdm.auto import tqdm
-from transformers import EncodecConfig, EncodecModel
 
 import codec_lm_hf
-from codec_lm_hf import EncodecCodecConfig, EncodecCodecModel
-from codec_lm_hf.conversion_scripts.encodec import RULES
-from codec_lm_hf.conversion_scripts.engine import rename
 
-BANDWIDTH = 6.0
-PEERS = ("encodec", "transformers")
-OURS = ("ours", "ours fused")
-# Sums in another order may decide a near tie between two codebook entries differently.
-LARGEST_SHARE_OF_OTHER_FRAMES = 1e-3
+# Sums in another order may decide a near tie between two entries of a codebook differently.
+LARGEST_SHARE_OF_OTHER_CODES = 0.02
+LARGEST_AUDIO_ERROR = 1e-3
 _GEMM_SIZE = 1024
+_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 30
 
 
-@dataclass
-class Codec:
-    """One implementation: audio `(batch, 1, samples)` to codes `(batch, codebooks, frames)` and back."""
-
-    model: nn.Module
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
-
-
-def original() -> nn.Module:
-    """The model of PyPI's `encodec`, with random weights and codebooks that spread over its latents."""
-    # The package imports torchaudio, which it uses for reading files only.
-    stub = "torchaudio" not in sys.modules and types.ModuleType("torchaudio")
-    if stub:
-        sys.modules["torchaudio"] = stub
-    try:
-        package = importlib.import_module("encodec")
-    finally:
-        if stub:
-            del sys.modules["torchaudio"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of the older weight norm
-        model = package.EncodecModel.encodec_model_24khz(pretrained=False).eval()
-    model.set_target_bandwidth(BANDWIDTH)
-    residual = model.encoder(torch.randn(1, 1, 20 * model.sample_rate) * 0.1)[0].t()
-    for layer in model.quantizer.vq.layers:
-        codebook = layer._codebook
-        codebook.embed.copy_(residual[torch.randperm(len(residual))[: len(codebook.embed)]])
-        codebook.embed.add_(torch.randn_like(codebook.embed) * residual.std() * 0.3)
-        codebook.inited.fill_(1)
-        residual = residual - codebook.dequantize(codebook.quantize(residual))
-    return model
-
-
-@torch.no_grad()
-def build(names: tuple[str, ...] = (*PEERS, *OURS)) -> dict[str, Codec]:
-    """The implementations asked for, all with the same weights."""
-    torch.manual_seed(0)
-    reference = original()
-    state = rename(reference.state_dict(), RULES)
-    makers = {
-        "encodec": lambda: pypi(reference),
-        "transformers": lambda: native(state),
-        "ours": lambda: ours(state, fused=False),
-        "ours fused": lambda: ours(state, fused=True),
-    }
-    return {name: makers[name]() for name in names}
-
-
-def pypi(model: nn.Module) -> Codec:
-    return Codec(model, lambda audio: model.encode(audio)[0][0], lambda codes: model.decode([(codes, None)]))
-
-
-def native(state: dict[str, Tensor]) -> Codec:
-    model = EncodecModel(EncodecConfig()).eval()
-    # Its convolutions keep their sizes in buffers that no checkpoint has.
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    unknown = [key for key in missing if not key.endswith(("stride", "kernel_size", "padding_total"))]
-    if unexpected or unknown:
-        raise RuntimeError(f"transformers' EncodecModel does not take these weights: {unexpected or unknown}")
-    return Codec(
-        model,
-        lambda audio: model.encode(audio, bandwidth=BANDWIDTH).audio_codes[0],
-        lambda codes: model.decode(codes[None], [None]).audio_values,
-    )
-
-
-def ours(state: dict[str, Tensor], fused: bool) -> Codec:
-    model = EncodecCodecModel(EncodecCodecConfig()).eval()
-    model.load_state_dict(state)
-    if fused:
-        model.fuse()
-    return Codec(
-        model,
-        lambda audio: model.encode(audio, bandwidth=BANDWIDTH).audio_codes,
-        lambda codes: model.decode(codes).audio_values,
-    )
-
-
-def operations(codec: Codec, run: Callable[[], object]) -> float:
-    """Multiplications and additions of convolutions and LSTMs of PyPI's `encodec` while `run` runs."""
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple, output: object) -> None:
-        nonlocal total
-        if isinstance(module, nn.LSTM):
-            total += 2 * inputs[0].shape[0] * inputs[0].shape[1] * sum(w.numel() for w in module.parameters())
-        else:
-            steps = inputs[0] if isinstance(module, nn.ConvTranspose1d) else output
-            total += 2 * len(steps) * steps.shape[-1] * module.weight.numel()
-
-    kinds = (nn.Conv1d, nn.ConvTranspose1d, nn.LSTM)
-    hooks = [part.register_forward_hook(count) for part in codec.model.modules() if isinstance(part, kinds)]
-    run()
-    for hook in hooks:
-        hook.remove()
-    return total
+def operations(run: Callable[[], object]) -> int:
+    """Multiplications and additions of matrix products and convolutions while `run` runs."""
+    # oneDNN's LSTM is one operation, which is not counted; without it, it is matrix products.
+    unknown = {torch.ops.aten.baddbmm_: baddbmm_flop}
+    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False, custom_mapping=unknown) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 def sgemm() -> float:
@@ -152,61 +59,88 @@ def sgemm() -> float:
     return 2 * _GEMM_SIZE**3 / (time.perf_counter() - start)
 
 
-def compare(codes: dict[str, Tensor]) -> float:
-    """Share of frames in which some implementation's codes are not those of the first one.
+def compare(codes: dict[str, Tensor], audio: dict[str, Tensor]) -> float:
+    """Share of the first codebook's codes in which some implementation is not of one mind with ours.
+
+    Args:
+        codes: of the same audio.
+        audio: of the same codes.
 
     Raises:
-        RuntimeError: so many that it cannot be near ties.
+        RuntimeError: so much that the models do not compute the same thing.
     """
-    first = next(iter(codes.values()))
-    other = torch.stack([(value != first).any(1) for value in codes.values()]).any(0).float().mean().item()
-    if other > LARGEST_SHARE_OF_OTHER_FRAMES:
-        raise RuntimeError(f"{other:.2%} of the frames have other codes; the models do not compute the same thing.")
+    other = torch.stack([value[:, 0] != codes["ours"][:, 0] for value in codes.values()]).any(0).float().mean().item()
+    if other > LARGEST_SHARE_OF_OTHER_CODES:
+        raise RuntimeError(f"{other:.2%} of the first codes differ: the models do not compute the same thing.")
+    expected = audio["ours"].flatten()
+    for name, value in audio.items():
+        error = ((value.flatten() - expected).abs().max() / expected.abs().max()).item()
+        if error > LARGEST_AUDIO_ERROR:
+            raise RuntimeError(f"audio of {name} differs by {error:.2g} of the peak from ours.")
     return other
 
 
+def _interleaved(work: Callable[[Codec], object], codecs: dict[str, Codec], budget: float) -> tuple[dict, float]:
+    """Times of `work` with every codec in turn, round by round for about `budget` seconds, and the best sgemm."""
+    times: dict[str, list[float]] = {name: [] for name in codecs}
+    peak, began = max(sgemm() for _ in range(3)), time.perf_counter()
+    for index in range(_MOST_ROUNDS):
+        if index >= _FEWEST_ROUNDS and time.perf_counter() - began > budget:
+            break
+        for name, codec in codecs.items():
+            start = time.perf_counter()
+            work(codec)
+            times[name].append(time.perf_counter() - start)
+        peak = max(peak, *(sgemm() for _ in range(3)))
+    return times, peak
+
+
 @torch.no_grad()
-def measure(codecs: dict[str, Codec], threads: int, seconds: float, batch: int, rounds: int) -> list[dict]:
-    """Encode and decode with every codec in turn, `rounds` times."""
+def measure(
+    name: str, codecs: dict[str, Codec], threads: int, seconds: float, batch: int, budget: float
+) -> list[dict]:
+    """Encode and decode with every codec in turn."""
     torch.set_num_threads(threads)
-    audio = torch.randn(batch, 1, int(seconds * 24000)) * 0.1
-    codes = {name: codec.encode(audio) for name, codec in codecs.items()}
-    other_frames = compare(codes)
-    given = codes["encodec"]
-    works = {"encode": (lambda codec: codec.encode(audio)), "decode": (lambda codec: codec.decode(given))}
+    audio = torch.randn(batch, 1, int(seconds * CASES[name].config.sampling_rate)) * 0.1
+    codes = {name: codec.encode(audio) for name, codec in codecs.items()}  # also warms up
+    given = codes["ours"]
+    other_codes = compare(codes, {name: codec.decode(given) for name, codec in codecs.items()})
     rows = []
-    for direction, work in works.items():
-        quantizer = 2 * given.numel() * 1024 * 128 if direction == "encode" else 0
-        flops = quantizer + operations(codecs["encodec"], lambda work=work: work(codecs["encodec"]))
-        times: dict[str, list[float]] = {name: [] for name in codecs}
-        peak = max(sgemm() for _ in range(3))
-        for _ in range(rounds):
-            for name, codec in codecs.items():
-                start = time.perf_counter()
-                work(codec)
-                times[name].append(time.perf_counter() - start)
-            peak = max(peak, *(sgemm() for _ in range(3)))
+    for direction in ("encode", "decode"):
+
+        def work(codec: Codec, direction: str = direction) -> object:
+            return codec.encode(audio) if direction == "encode" else codec.decode(given)
+
+        flops = operations(lambda: work(codecs["ours fused"]))  # noqa: B023
+        times, peak = _interleaved(work, codecs, budget)
         audio_seconds = seconds * batch
-        row = {
-            "direction": direction,
-            "threads": threads,
-            "seconds": seconds,
-            "batch": batch,
-            "rounds": rounds,
-            "gflop_per_audio_second": flops / audio_seconds / 1e9,
-            "sgemm_gflops": peak / 1e9,
-            "other_frames": other_frames,
-        }
         medians = {name: statistics.median(values) for name, values in times.items()}
         best = {name: min(values) for name, values in times.items()}
-        row["ms_per_audio_second"] = {name: value / audio_seconds * 1e3 for name, value in medians.items()}
-        row["best_ms_per_audio_second"] = {name: value / audio_seconds * 1e3 for name, value in best.items()}
-        row["share_of_peak"] = {name: flops / value / peak for name, value in best.items()}
-        row["speedup"] = {
-            name: min(medians[peer] for peer in PEERS) / medians[name] for name in OURS
-        }  # over the faster peer
-        row["best_speedup"] = {name: min(best[peer] for peer in PEERS) / best[name] for name in OURS}
-        rows.append(row)
+        peers = [name for name in codecs if name not in OURS]
+
+        def gains(of: dict, peers: list = peers) -> dict:
+            return {name: min(of[peer] for peer in peers) / of[name] for name in OURS if peers}
+
+        rows.append(
+            {
+                "model": name,
+                "preset": CASES[name].preset,
+                "direction": direction,
+                "threads": threads,
+                "seconds": seconds,
+                "batch": batch,
+                "rounds": len(times["ours"]),
+                "load_average": os.getloadavg()[0],
+                "gflop_per_audio_second": flops / audio_seconds / 1e9,
+                "sgemm_gflops": peak / 1e9,
+                "other_codes": other_codes,
+                "ms_per_audio_second": {name: value / audio_seconds * 1e3 for name, value in medians.items()},
+                "best_ms_per_audio_second": {name: value / audio_seconds * 1e3 for name, value in best.items()},
+                "share_of_peak": {name: flops / value / peak for name, value in best.items()},
+                "speedup": gains(medians),  # over the faster peer
+                "best_speedup": gains(best),
+            }
+        )
     return rows
 
 
@@ -216,97 +150,137 @@ def _status(field: str) -> float:
 
 
 @torch.no_grad()
-def _memory_of(name: str, seconds: float, sender) -> None:
+def _memory_of(case: str, name: str, seconds: float, limit_mib: float, sender) -> None:
     torch.set_num_threads(1)
-    codec = build((name,))[name]
-    codec.decode(codec.encode(torch.randn(1, 1, 2400) * 0.1))
-    audio = torch.randn(1, 1, int(seconds * 24000)) * 0.1
-    peaks = []
-    value: Tensor = audio
+    codec = build(case, (name,))[0][name]
+    rate = CASES[case].config.sampling_rate
+    codec.decode(codec.encode(torch.randn(1, 1, rate // 10) * 0.1))
+    audio = torch.randn(1, 1, int(seconds * rate)) * 0.1
+    limit = int((_status("VmSize") + limit_mib) * 2**20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    value: Tensor | None = audio
     for work in (codec.encode, codec.decode):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before = _status("VmRSS")
-        value = work(value)
-        peaks.append(_status("VmHWM") - before)
-    sender.send(peaks)
+        before, start = _status("VmRSS"), time.perf_counter()
+        try:
+            value = work(value)
+        except (RuntimeError, MemoryError):  # torch has no class of its own for this on a CPU
+            break
+        sender.send((_status("VmHWM") - before, time.perf_counter() - start))
 
 
-def memory(name: str, seconds: float) -> dict:
-    """Peak memory of one encode and one decode above the loaded model and its input, in a process of its own."""
+def memory(case: str, name: str, seconds: float, limit_mib: float) -> dict:
+    """Peak memory of one encode and one decode above the loaded model and its input, in a process of its own.
+
+    `None` where it needs more than `limit_mib`.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_memory_of, args=(name, seconds, sender))
+    process = context.Process(target=_memory_of, args=(case, name, seconds, limit_mib, sender))
     process.start()
     sender.close()
-    try:
-        encode, decode = receiver.recv()
-    except EOFError:  # ended by the system, most likely for lack of memory
-        encode = decode = None
+    row = {"model": case, "codec": name, "seconds": seconds, "limit_mib": limit_mib}
+    for direction in ("encode", "decode"):
+        try:
+            row[f"{direction}_mib"], row[f"{direction}_seconds"] = receiver.recv()
+        except EOFError:
+            row[f"{direction}_mib"] = row[f"{direction}_seconds"] = None
     process.join()
-    return {"codec": name, "seconds": seconds, "encode_mib": encode, "decode_mib": decode}
+    return row
+
+
+def _table(lines: list[list[str]]) -> str:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def speed_table(rows: list[dict]) -> str:
-    head = ["threads", "seconds", "batch", "", *PEERS, *OURS, "speed-up", "of peak", "other frames"]
-    lines = [head, ["---"] * len(head)]
+    def shown(row: dict, column: str, name: str, digits: int) -> str:
+        return f"{row[column][name]:.{digits}f}" if name in row[column] else "-"
+
+    names = ("PyPI", "transformers", *OURS)
+    lines = [["model", "s", "batch", "threads", "", "GFLOP", *names, "speed-up", "of peak", "other codes"]]
     for row in rows:
         lines.append(
             [
-                str(row["threads"]),
+                row["model"],
                 f"{row['seconds']:g}",
                 str(row["batch"]),
+                str(row["threads"]),
                 row["direction"],
-                *(f"{row['ms_per_audio_second'][name]:.1f}" for name in (*PEERS, *OURS)),
-                " / ".join(f"{row['speedup'][name]:.2f}" for name in OURS),
-                " / ".join(f"{row['share_of_peak'][name]:.2f}" for name in (*PEERS, *OURS)),
-                f"{row['other_frames']:.2%}",
+                f"{row['gflop_per_audio_second']:.1f}",
+                *(shown(row, "ms_per_audio_second", name, 1) for name in names),
+                " / ".join(shown(row, "speedup", name, 2) for name in OURS),
+                " / ".join(shown(row, "share_of_peak", name, 2) for name in names),
+                f"{row['other_codes']:.1%}",
             ]
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _table(lines)
 
 
 def memory_table(rows: list[dict]) -> str:
-    def shown(value: float | None) -> str:
-        return "out of memory" if value is None else f"{value:.0f}"
+    def shown(row: dict, direction: str) -> str:
+        value = row[f"{direction}_mib"]
+        return f"more than {row['limit_mib']:.0f}, or not reached" if value is None else f"{value:.0f}"
 
-    head = ["codec", "seconds", "encode, MiB", "decode, MiB"]
-    lines = [head, ["---"] * len(head)]
-    lines += [[r["codec"], f"{r['seconds']:g}", shown(r["encode_mib"]), shown(r["decode_mib"])] for r in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [["model", "codec", "seconds", "encode, MiB", "decode, MiB"]]
+    lines += [[r["model"], r["codec"], f"{r['seconds']:g}", shown(r, "encode"), shown(r, "decode")] for r in rows]
+    return _table(lines)
 
 
 def main(
-    seconds: Annotated[list[float], typer.Option(help="Length of the audio; several times for several.")] = (
-        1,
-        10,
-        60,
-    ),
-    batch: Annotated[list[int], typer.Option(help="Rows at a time; several times for several.")] = (1, 8),
-    threads: Annotated[list[int], typer.Option(help="Threads; several times for several.")] = (1, 2),
-    rounds: Annotated[int, typer.Option(help="Rounds of each measurement; 0: 3 to 20, fewer for more audio.")] = 0,
+    model: Annotated[
+        list[str], typer.Option(help=f"Of {', '.join(CASES)}; several times for several; all by default.")
+    ] = tuple(CASES),
+    seconds: Annotated[list[float], typer.Option(help="Length of the audio; several times for several.")] = (1, 10),
+    batch: Annotated[list[int], typer.Option(help="Rows at a time; several times for several.")] = (1,),
+    threads: Annotated[list[int], typer.Option(help="Threads; several times for several.")] = (1,),
+    budget: Annotated[float, typer.Option(help="Seconds for each measurement, of at least three rounds.")] = 10,
     memory_seconds: Annotated[list[float], typer.Option(help="Lengths to measure memory at (Linux); 0 for none.")] = (
-        10,
         60,
-        600,
+        300,
+        1200,
+    ),
+    memory_model: Annotated[list[str], typer.Option(help="Models to measure memory of.")] = ("encodec",),
+    memory_limit: Annotated[float, typer.Option(help="MiB above the loaded model at which to give up.")] = 6000,
+    only_ours_above: Annotated[float, typer.Option(help="Seconds above which to leave out other codecs' memory.")] = (
+        1200
     ),
     output: Annotated[Path, typer.Option(help="JSON file for the figures.")] = Path("out/codec_speed.json"),
 ) -> None:
-    """Time our EnCodec, plain and fused, and two peers with the same weights; measure how memory grows with length."""
-    codecs = build()
-    cases = [(t, s, b) for t in threads for s in seconds for b in batch]
+    """Time our codecs, plain and fused, beside peers of the same weights; measure how memory grows with length."""
+    unknown = sorted({*model, *memory_model} - set(CASES))
+    if unknown:
+        raise typer.BadParameter(f"no model {unknown[0]!r}; choose among {', '.join(CASES)}.")
     rows: list[dict] = []
-    for case_threads, case_seconds, case_batch in (bar := tqdm(cases, unit="case")):
-        bar.set_description(f"{case_threads} threads, {case_seconds:g} s x {case_batch}")
-        count = rounds or int(max(3, min(20, 80 // (case_seconds * case_batch))))
-        rows += measure(codecs, case_threads, case_seconds, case_batch, count)
-    memory_cases = [(name, length) for length in memory_seconds if length for name in (*PEERS, *OURS)]
-    memory_rows = [memory(name, length) for name, length in tqdm(memory_cases, desc="memory", unit="case")]
+    left_out: dict[str, dict[str, str]] = {}
+    implementations: dict[str, list[str]] = {}
+    for name in (bar := tqdm(model, unit="model")):
+        bar.set_description(name)
+        codecs, absent = build(name)
+        if absent:
+            left_out[name] = absent
+        for case_threads in threads:
+            for case_seconds in seconds:
+                for case_batch in batch:
+                    rows += measure(name, codecs, case_threads, case_seconds, case_batch, budget)
+        del codecs
+    memory_cases = []
+    for name in memory_model if any(memory_seconds) else ():
+        implementations[name] = list(build(name)[0])
+        memory_cases += [
+            (name, codec, length)
+            for length in memory_seconds
+            for codec in implementations[name]
+            if length and (codec in OURS or length <= only_ours_above)
+        ]
+    memory_rows = [memory(*case, memory_limit) for case in tqdm(memory_cases, desc="memory", unit="case")]
     report = {
         "codec_lm_hf": codec_lm_hf.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "bandwidth_kbps": BANDWIDTH,
+        "left_out": left_out,
         "speed": rows,
         "memory": memory_rows,
     }
@@ -315,6 +289,9 @@ def main(
     typer.echo(speed_table(rows))
     if memory_rows:
         typer.echo("\n" + memory_table(memory_rows))
+    for name, reasons in left_out.items():
+        for peer, reason in reasons.items():
+            typer.echo(f"left out: {peer} of {name}: {reason}")
     typer.echo(f"\nWrote {output}.")
 
 
