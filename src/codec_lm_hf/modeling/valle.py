@@ -193,6 +193,18 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Of the text, in the first transformer; the second has its own."""
+        return self.ar.text_embedding
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """Not supported: it would change one of the two tables of text.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("VALL-E has two tables of text symbols: make a model with another vocab_size.")
+
     # --- training ----------------------------------------------------------------------------------------------------
 
     def forward(
