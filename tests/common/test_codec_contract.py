@@ -306,18 +306,19 @@ def test_tuple_output(name):
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], model.encode(audio).audio_codes)
 
 
-@every_tileable
+@every_codec
 # torch.compile leaves LSTMs out of its graphs unless told otherwise. (Undoing pytest's monkeypatch hides the option.)
 @torch._dynamo.config.patch(allow_rnn=True)
 def test_compiles_without_graph_break(name):
     torch.compiler.reset()  # What was compiled for other models counts towards the limit of recompilations.
     model = TINY[name].model().fuse()
     audio = noise(model, 2000)
-    codes = model.encode(audio).audio_codes
+    output = model.encode(audio)
+    codes, scales = output.audio_codes, output.audio_scales
     encode = torch.compile(lambda x: model.encode(x).audio_codes, fullgraph=True, backend="eager")
-    decode = torch.compile(lambda x: model.decode(x).audio_values, fullgraph=True, backend="eager")
+    decode = torch.compile(lambda x, s: model.decode(x, s).audio_values, fullgraph=True, backend="eager")
     assert torch.equal(encode(audio), codes)
-    torch.testing.assert_close(decode(codes), model.decode(codes).audio_values)
+    torch.testing.assert_close(decode(codes, scales), model.decode(codes, scales).audio_values)
 
 
 class TestBadInput:
