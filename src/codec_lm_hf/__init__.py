@@ -23,6 +23,7 @@ _PUBLIC = {
     "CodecStream": "modeling.codec_base",
     "FAMILIES": "registry",
     "convert": "conversion_scripts",
+    "export_onnx": "conversion_scripts.onnx",
 }
 for _row in FAMILIES:
     for _role in filter(None, (_row.config, _row.model, _row.processor)):

@@ -85,6 +85,7 @@ LEAVES = {
     "encode": ["speech.codes"],
     "decode": ["back.wav"],
     "convert": ["my-codec/config.json", "my-codec/model.safetensors", "my-codec/conversion.json"],
+    "export-onnx": ["onnx/encoder.onnx", "onnx/decoder.onnx", "onnx/codec.json"],
     "roundtrip": ["out/reconstructed.wav", "out/roundtrip.png"],
     "tokenize": ["codes/dataset_info.json"],
     "train-codec": ["runs/bundled_codec/model.safetensors"],

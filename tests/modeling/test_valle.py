@@ -181,7 +181,7 @@ def test_configuration_from_the_trainers_arguments():
 
 
 def test_the_converter_allows_paths_and_nothing_else(tmp_path):
-    folder = next(path for path in find_cases() if path.parts[-2:] == ("valle", "prefix1_share"))
+    folder = next(path for path in find_cases() if path.parts[-2:] == ("valle", "vallf_prefix1"))
     with torch.serialization.safe_globals([pathlib.PosixPath]):
         file = torch.load(folder / "epoch-2.pt", weights_only=True)
     assert isinstance(file["exp_dir"], pathlib.PosixPath)

@@ -7,6 +7,7 @@ import typer
 from .convert import convert
 from .decode import decode
 from .encode import encode
+from .export_onnx import export_onnx
 from .info import info
 from .list import list_families
 from .roundtrip import roundtrip
@@ -27,6 +28,7 @@ app.command("encode")(encode)
 app.command("decode")(decode)
 app.command("roundtrip")(roundtrip)
 app.command("convert")(convert)
+app.command("export-onnx")(export_onnx)
 app.command("tokenize")(tokenize)
 app.command("train-codec")(train_codec)
 

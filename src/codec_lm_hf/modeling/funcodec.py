@@ -24,7 +24,7 @@ def planes_of(spectrum: Tensor, domain: str) -> Tensor:
     real, imaginary = spectrum.chunk(2, dim=1)
     if domain == "stft":
         return torch.stack([real, imaginary], dim=1)
-    magnitude = torch.hypot(real, imaginary).clamp(min=_QUIETEST)
+    magnitude = (real.square() + imaginary.square()).clamp(min=_QUIETEST**2).sqrt()
     if domain == "mag_angle":
         return torch.stack([magnitude.log(), torch.atan2(imaginary, real)], dim=1)
     return torch.stack([magnitude.log(), real / magnitude, imaginary / magnitude], dim=1)
