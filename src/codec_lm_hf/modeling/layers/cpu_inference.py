@@ -80,6 +80,19 @@ def elu(x: Tensor) -> Tensor:
     return torch.maximum(x, y, out=y)
 
 
+def snake(x: Tensor, alpha: Tensor, inverse: Tensor) -> Tensor:
+    """`x + inverse * sin(alpha * x) ** 2`, in the memory of one new tensor."""
+    y = (alpha * x).sin_()
+    return torch.addcmul(x, inverse, torch.mul(y, y, out=y), out=y)
+
+
+def normalize_rows(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Group norm with one group of channels-last `x` `(batch, channels, steps)` that keeps channels-last memory."""
+    rows = x.transpose(1, 2)
+    y = F.group_norm(rows.reshape(len(rows), 1, -1), 1, eps=eps).view(rows.shape)
+    return torch.addcmul(bias, y, weight, out=y).transpose(1, 2)
+
+
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
     """`torch.nn.functional.conv1d` for kernels of a whole number of strides; stride or dilation is 1.
 
