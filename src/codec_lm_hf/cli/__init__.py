@@ -7,6 +7,7 @@ import typer
 from .convert import convert
 from .decode import decode
 from .encode import encode
+from .generate import generate
 from .info import info
 from .list import list_families
 from .roundtrip import roundtrip
@@ -25,6 +26,7 @@ app.command("list")(list_families)
 app.command("info")(info)
 app.command("encode")(encode)
 app.command("decode")(decode)
+app.command("generate")(generate)
 app.command("roundtrip")(roundtrip)
 app.command("convert")(convert)
 app.command("tokenize")(tokenize)
