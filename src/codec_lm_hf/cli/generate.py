@@ -26,7 +26,7 @@ def generate(
 ) -> None:
     """Speak a text, in the voice of a prompt.
 
-    Example: codec-lm generate --model valle --text "one two" --prompt speaker.wav -o out.wav
+    Example: codec-lm generate --model valle --text hi --prompt me.wav -o hi.wav
     """
     import transformers
 
