@@ -13,8 +13,10 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+import codec_lm_hf
 from codec_lm_hf.cli import app
 from codec_lm_hf.demo.roundtrip import SPEECH
+from tests.common.tiny_lm import TINY_LM
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [command.name for command in app.registered_commands]
@@ -74,7 +76,20 @@ def prepare_recipe(folder: Path) -> None:
             soundfile.write(place / f"{number}.wav", audio[: 2 * rate], rate)
 
 
+def prepare_language_model(folder: Path) -> None:
+    """A tiny one, not trained, with its processor and codec, and a voice."""
+    symbols = codec_lm_hf.ValleProcessor.symbols_of(["hi"])
+    fields = {**TINY_LM["valle"].fields, "vocab_size": len(symbols), "codebook_size": 1024}
+    codec_lm_hf.ValleForConditionalGeneration(codec_lm_hf.ValleConfig(**fields)).save_pretrained(folder / "valle")
+    processor = codec_lm_hf.ValleProcessor(symbols, num_codebooks=fields["num_codebooks"])
+    processor.codec = codec_lm_hf.AutoCodecModel.from_pretrained(codec_lm_hf.bundled("codec"))
+    processor.save_pretrained(folder / "valle")
+    prepare_recording(folder)
+    (folder / "speech.wav").rename(folder / "me.wav")
+
+
 PREPARE = {
+    "generate": prepare_language_model,
     "encode": prepare_recording,
     "decode": prepare_codes,
     "convert": prepare_checkpoint,
@@ -82,6 +97,7 @@ PREPARE = {
     "train-codec": prepare_recipe,
 }
 LEAVES = {
+    "generate": ["hi.wav"],
     "encode": ["speech.codes"],
     "decode": ["back.wav"],
     "convert": ["my-codec/config.json", "my-codec/model.safetensors", "my-codec/conversion.json"],

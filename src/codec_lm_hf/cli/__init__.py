@@ -8,6 +8,7 @@ from .convert import convert
 from .decode import decode
 from .encode import encode
 from .export_onnx import export_onnx
+from .generate import generate
 from .info import info
 from .list import list_families
 from .roundtrip import roundtrip
@@ -26,6 +27,7 @@ app.command("list")(list_families)
 app.command("info")(info)
 app.command("encode")(encode)
 app.command("decode")(decode)
+app.command("generate")(generate)
 app.command("roundtrip")(roundtrip)
 app.command("convert")(convert)
 app.command("export-onnx")(export_onnx)

@@ -1,0 +1,62 @@
+"""`codec-lm generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    text: Annotated[str, typer.Option(help="What is to be said.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Audio file, or - for standard output.")],
+    model: Annotated[
+        str | None, typer.Option(help="Directory or repository id of a language model with its processor.")
+    ] = None,
+    prompt: Annotated[Path | None, typer.Option(help="Recording of the voice.")] = None,
+    prompt_text: Annotated[str | None, typer.Option(help="What the prompt says; nothing by default.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same codes.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="The model's own by default; 0: no chance.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw among so many codes.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among codes of this probability together.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Break off after this; the model's limit by default.")
+    ] = None,
+) -> None:
+    """Speak a text, in the voice of a prompt.
+
+    Example: codec-lm generate --model valle --text hi --prompt me.wav -o hi.wav
+    """
+    import transformers
+
+    from ..processing.audio import load_audio
+    from .common import output_file
+    from .decode import write_audio
+
+    if model is None:
+        raise ValueError(
+            "name a language model with --model; none comes with the package. Train one on codes of your recordings: "
+            "docs/train_lm.md."
+        )
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    processor = transformers.AutoProcessor.from_pretrained(model)
+    lm = transformers.AutoModelForTextToWaveform.from_pretrained(model).eval()
+    config = processor.codec.config
+    given: dict = {}
+    if prompt is not None:
+        audio, rate = load_audio(prompt, config.sampling_rate, config.audio_channels)
+        given = {"audio": audio, "sampling_rate": rate, "prompt_text": prompt_text}
+    options: dict = {"top_k": top_k, "top_p": top_p, "temperature": temperature or None}
+    if temperature == 0:
+        options["do_sample"] = False
+    if max_seconds is not None:
+        options["max_new_tokens"] = max(1, round(max_seconds * config.frame_rate))
+    options = {name: value for name, value in options.items() if value is not None}
+    codes = lm.generate(**processor(text, **given), seed=seed, **options)
+    waves = processor.batch_decode(codes)
+    if not waves[0].shape[1]:
+        raise ValueError("the model ended at once: there is nothing to write. Try another --seed.")
+    with output_file(output) as file:
+        write_audio(file, waves, config.sampling_rate, config.audio_channels, output.suffix or ".wav")

@@ -1,0 +1,82 @@
+"""`codec-lm generate`: what the Python API says, as a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+import codec_lm_hf
+from codec_lm_hf import ValleConfig, ValleForConditionalGeneration, ValleProcessor
+from codec_lm_hf.cli import app
+from codec_lm_hf.demo.roundtrip import SPEECH
+from tests.common.tiny_lm import TINY_LM
+
+TEXT = "one two"
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    """A directory with a tiny model, not trained, its processor and the bundled codec; and a prompt."""
+    folder = tmp_path_factory.mktemp("valle")
+    torch.manual_seed(0)
+    symbols = ValleProcessor.symbols_of([TEXT])
+    fields = {**TINY_LM["valle"].fields, "vocab_size": len(symbols), "codebook_size": 1024, "num_codebooks": 3}
+    ValleForConditionalGeneration(ValleConfig(**fields)).save_pretrained(folder)
+    processor = ValleProcessor(symbols, num_codebooks=3)
+    processor.codec = codec_lm_hf.AutoCodecModel.from_pretrained(codec_lm_hf.bundled("codec"))
+    processor.save_pretrained(folder)
+    audio, rate = soundfile.read(SPEECH, dtype="float32")
+    soundfile.write(folder / "prompt.wav", audio[: rate // 2], rate)
+    return folder
+
+
+def run(folder, name, *options):
+    arguments = ["generate", "--model", str(folder), "--text", TEXT, "--prompt", str(folder / "prompt.wav")]
+    arguments += ["-o", str(folder / name), "--max-seconds", "0.4", *options]
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def heard(folder, name):
+    return soundfile.read(folder / name, dtype="float32")
+
+
+def test_the_file_holds_what_the_python_api_gives(speaking):
+    assert run(speaking, "out.wav", "--temperature", "0").exit_code == 0
+    audio, rate = heard(speaking, "out.wav")
+    processor = ValleProcessor.from_pretrained(speaking)
+    model = ValleForConditionalGeneration.from_pretrained(speaking).eval()
+    prompt, _ = soundfile.read(speaking / "prompt.wav", dtype="float32")
+    inputs = processor(TEXT, audio=prompt, sampling_rate=rate)
+    expected = processor.decode(model.generate(**inputs, do_sample=False, max_new_tokens=20))[0]
+    assert rate == 16000 and len(audio) == len(expected) > 0
+    np.testing.assert_allclose(audio, np.clip(expected, -1, 1), atol=1e-4)
+
+
+def test_seeds_and_options_of_sampling(speaking):
+    for name, options in {
+        "a.wav": ("--seed", "1"),
+        "b.wav": ("--seed", "1"),
+        "c.wav": ("--seed", "2"),
+        "d.wav": ("--seed", "1", "--top-k", "1"),
+        "e.wav": ("--temperature", "0"),
+        "f.wav": ("--seed", "1", "--top-p", "0.00001"),
+    }.items():
+        assert run(speaking, name, *options).exit_code == 0
+    a, b, c, d, e, f = (heard(speaking, f"{letter}.wav")[0] for letter in "abcdef")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    assert np.array_equal(d, e) and np.array_equal(f, e)
+
+
+def test_without_a_model_it_says_how_to_get_one(tmp_path):
+    with pytest.raises(ValueError, match="docs/train_lm.md"):
+        CliRunner().invoke(app, ["generate", "--text", "a", "-o", str(tmp_path / "a.wav")], catch_exceptions=False)
+
+
+def test_without_a_prompt_the_model_says_that_it_needs_one(speaking, tmp_path):
+    arguments = ["generate", "--model", str(speaking), "--text", TEXT, "-o", str(tmp_path / "a.wav")]
+    with pytest.raises(ValueError, match="prompt_codes must have at least one frame"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "a.wav").exists()
