@@ -69,6 +69,8 @@ def test_the_page_runs(tmp_path, monkeypatch):
     scope: dict = {}
     exec(compile(block, "onnx.md", "exec"), scope)
     assert scope["audio"].shape == (1, 1, 16000)
+    # The page codes silence.
+    np.testing.assert_array_equal(scope["codes"], model.encode(torch.zeros(1, 1, 16000)).audio_codes)
 
 
 def test_no_samples_are_refused(tmp_path):

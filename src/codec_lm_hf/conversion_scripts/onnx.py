@@ -91,7 +91,7 @@ def _export(module: nn.Module, inputs: tuple, input_names: list[str], output_nam
     with warnings.catch_warnings():
         # torch warns of its own use of its own deprecated functions.
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(), inputs, input_names=input_names, output_names=output_names, dynamo=True, verbose=False
-        )
+        names = {"input_names": input_names, "output_names": output_names}
+        # The optimiser drops the small constants that keep silence finite.
+        program = torch.onnx.export(module.eval(), inputs, **names, dynamo=True, verbose=False, optimize=False)
     program.save(path)
