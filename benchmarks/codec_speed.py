@@ -14,6 +14,8 @@ before anything is timed. See benchmarks/README.md for the columns.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -166,6 +168,8 @@ def _memory_of(case: str, name: str, seconds: float, limit_mib: float, sender) -
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     value: Tensor | None = audio
     for work in (codec.encode, codec.decode):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is needed
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
         before, start = _status("VmRSS"), time.perf_counter()
         try:
