@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from codec_lm_hf.conversion_scripts.engine import rename
-from codec_lm_hf.modeling.dac import _NATIVE_KEYS as NATIVE_DAC_KEYS
+from codec_lm_hf.modeling.dac import NATIVE_KEYS as NATIVE_DAC_KEYS
 from codec_lm_hf.modeling.quantization import EuclideanCodebook
 from codec_lm_hf.registry import family
 

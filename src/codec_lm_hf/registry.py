@@ -288,7 +288,7 @@ FAMILIES: tuple[Family, ...] = (
         model="modeling.discriminators:CodecDiscriminator",
         processor=None,
         converter="discriminator",
-        parity=("encodec", "audiodec", "hificodec", "dac", "speechtokenizer"),
+        parity=("encodec", "audiodec", "hificodec", "dac", "speechtokenizer", "funcodec"),
         layouts=(
             "encodec/msstft_discriminator_reference",
             "hificodec/discriminators",

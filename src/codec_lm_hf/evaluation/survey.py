@@ -78,7 +78,8 @@ def flags(row: SurveyRow) -> dict[str, bool]:
     Returns:
         By name: SEM, its codes carry semantic tokens; SNAKE, snake activations; MRG, several residual groups; NOISY,
         it learnt to code noisy speech clean; LM, a language model of its codes belongs to it; KM, k-means starts its
-        codebooks.
+        codebooks. All but NOISY follow from the configuration; that one is a matter of training, and of AudioDec's
+        denoising encoder only its preset's name tells.
     """
     config = row.config
     with torch.device("meta"):

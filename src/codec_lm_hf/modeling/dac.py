@@ -12,7 +12,7 @@ from .layers.streaming import TimeContext, zero_padding
 from .quantization import FactorizedResidualQuantizer
 
 # Names of weights in transformers' own DAC checkpoints -> ours. None of them is found in ours.
-_NATIVE_KEYS = {
+NATIVE_KEYS = {
     r"^(encoder|decoder)\.conv1\.": r"\1.conv_in.conv.",
     r"^(encoder|decoder)\.snake1\.": r"\1.snake.",
     r"^(encoder|decoder)\.conv2\.": r"\1.conv_out.conv.",
@@ -53,7 +53,7 @@ class DacCodecModel(CodecPreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As in transformers; also reads transformers' own DAC checkpoints."""
-        kwargs["key_mapping"] = {**_NATIVE_KEYS, **(kwargs.get("key_mapping") or {})}
+        kwargs["key_mapping"] = {**NATIVE_KEYS, **(kwargs.get("key_mapping") or {})}
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):

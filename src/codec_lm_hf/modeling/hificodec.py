@@ -15,8 +15,8 @@ from .quantization import GroupResidualQuantizer
 class HifiCodecModel(CodecPreTrainedModel):
     """HiFi-Codec (Yang et al., 2023).
 
-    A last incomplete frame gets no code, as in the original; audio shorter than one frame is filled up with zeros,
-    where the original fails.
+    A last incomplete frame gets no code, as in the original; audio shorter than one frame, for which the
+    original has none, is filled up with zeros.
     """
 
     config: HifiCodecConfig

@@ -18,6 +18,12 @@ def _same(kernel_size: Sequence[int], dilation: int = 1) -> tuple[int, int]:
     return (time - 1) * dilation // 2, (frequency - 1) // 2
 
 
+def _planes(spectrum: Tensor, audio: Tensor) -> Tensor:
+    """Complex `(batch * channels, bins, frames)` to real planes `(batch, 2 * channels, frames, bins)`."""
+    spectrum = spectrum.unflatten(0, audio.shape[:2])
+    return torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+
+
 class StftDiscriminator(nn.Module):
     """2-D convolutions over (time, frequency) of the complex spectrum, real and imaginary parts as channels.
 
@@ -76,7 +82,6 @@ class StftDiscriminator(nn.Module):
         return logits, maps
 
     def _spectrum(self, audio: Tensor) -> Tensor:
-        """`(batch, channels, samples)` to `(batch, 2 * channels, frames, bins)`: real parts, then imaginary."""
         if audio.shape[-1] < self.n_fft:
             raise ValueError(
                 f"this scale needs at least {self.n_fft} samples, got {audio.shape[-1]}: use longer crops."
@@ -90,10 +95,10 @@ class StftDiscriminator(nn.Module):
             window,
             center=False,
             return_complex=True,
-        ).unflatten(0, audio.shape[:2])
+        )
         if self.normalized:
             spectrum = spectrum / window.square().sum().sqrt()
-        return torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+        return _planes(spectrum, audio)
 
 
 class BandDiscriminator(nn.Module):
@@ -154,8 +159,7 @@ class BandDiscriminator(nn.Module):
         window = self.hann.window.float()
         spectrum = torch.stft(padded, self.n_fft, self.hop_length, window=window, center=True, return_complex=True)
         # Two frames at either end see more padding than signal.
-        spectrum = spectrum[..., 2:-2].unflatten(0, audio.shape[:2])
-        return torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+        return _planes(spectrum[..., 2:-2], audio)
 
 
 class MagnitudeDiscriminator(nn.Module):

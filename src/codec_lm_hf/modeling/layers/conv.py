@@ -97,6 +97,25 @@ def _runs_as_products(conv: nn.Conv1d | nn.ConvTranspose1d, x: Tensor) -> bool:
     return whole and cpu_inference.applies(x)
 
 
+def _needs_float32(conv: nn.Conv1d, x: Tensor) -> bool:
+    """Whether this is a convolution that oneDNN (torch 2.13) may compute wrongly, as noise.
+
+    Seen in bfloat16 on a CPU with AMX, with 16 channels and a kernel of two strides of 4 or 8.
+    """
+    if x.device.type != "cpu" or conv.stride[0] == 1:
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype == torch.bfloat16
+
+
+def _in_float32(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """`conv(x)` in bfloat16, computed in float32."""
+    bias = None if conv.bias is None else conv.bias.float()
+    with torch.autocast("cpu", enabled=False):
+        y = F.conv1d(x.float(), conv.weight.float(), bias, conv.stride, 0, conv.dilation, conv.groups)
+    return y.bfloat16()
+
+
 class SlidingWindow(nn.Module):
     """Something computed from every `stride`-th window of a signal: padding, ragged batches and streams.
 
@@ -288,7 +307,7 @@ class Conv1d(SlidingWindow):
 
     def compute(self, x: Tensor) -> Tensor:
         if not _runs_as_products(self.conv, x):
-            return self.conv(x)
+            return _in_float32(self.conv, x) if _needs_float32(self.conv, x) else self.conv(x)
         return cpu_inference.convolve(x, self.conv.weight, self.conv.bias, self.conv.stride[0], self.conv.dilation[0])
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:

@@ -75,6 +75,22 @@ class LearnedCodebook(Codebook):
             init.uniform_(self.embed, -1 / self.size, 1 / self.size)
 
 
+class CodebookQuantizer(nn.Module):
+    """A codebook over `(batch, dim, frames)`."""
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__()
+        self.codebook = codebook
+
+    def encode(self, latents: Tensor) -> Tensor:
+        """`(batch, dim, frames)` to codes `(batch, frames)`."""
+        return self.codebook.encode(latents.transpose(1, 2))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes `(batch, frames)` to `(batch, dim, frames)`."""
+        return self.codebook.decode(codes).transpose(1, 2)
+
+
 def mean_squared_error(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of `(batch, dim, frames)`, over the frames where `mask` `(batch, frames)` is true."""
     error = (x - y).square()

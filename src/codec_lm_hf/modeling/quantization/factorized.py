@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from ..layers.conv import Conv1d
 from ..layers.precision import Float32Buffers
-from .codebook import LearnedCodebook
+from .codebook import CodebookQuantizer, LearnedCodebook
 from .vector import QuantizerOutput
 
 
-class FactorizedVectorQuantizer(nn.Module):
+class FactorizedVectorQuantizer(CodebookQuantizer):
     """One codebook behind a projection to few dimensions, and the projection back.
 
-    The nearest entry is the one of nearest direction; its length counts only in the output.
+    The nearest entry is the one of nearest direction; its length counts only in the output. `encode` takes what
+    `in_proj` gives, `decode` gives what `out_proj` takes.
 
     Args:
         dim: channels of the latents.
@@ -27,18 +28,9 @@ class FactorizedVectorQuantizer(nn.Module):
     """
 
     def __init__(self, dim: int, size: int, codebook_dim: int, fused: bool = False) -> None:
-        super().__init__()
+        super().__init__(LearnedCodebook(size, codebook_dim, normalized=True))
         self.in_proj = Conv1d(dim, codebook_dim, 1, norm_type="weight_norm", fused=fused)
-        self.codebook = LearnedCodebook(size, codebook_dim, normalized=True)
         self.out_proj = Conv1d(codebook_dim, dim, 1, norm_type="weight_norm", fused=fused)
-
-    def search(self, projected: Tensor) -> Tensor:
-        """Projections `(batch, codebook_dim, frames)` to codes `(batch, frames)`."""
-        return self.codebook.encode(projected.transpose(1, 2))
-
-    def entries(self, codes: Tensor) -> Tensor:
-        """Codes `(batch, frames)` to entries of the codebook `(batch, codebook_dim, frames)`."""
-        return self.codebook.decode(codes).transpose(1, 2)
 
 
 class FactorizedResidualQuantizer(Float32Buffers):
@@ -83,8 +75,8 @@ class FactorizedResidualQuantizer(Float32Buffers):
         with torch.autocast(latents.device.type, enabled=False):
             for layer in self.layers[:num_quantizers]:
                 projected = layer.in_proj(residual)
-                index = layer.search(projected)
-                residual = residual - layer.out_proj(layer.entries(index))
+                index = layer.encode(projected)
+                residual = residual - layer.out_proj(layer.decode(index))
                 codes.append(index)
                 projections.append(projected)
         return torch.stack(codes, dim=1), torch.cat(projections, dim=1)
@@ -102,7 +94,7 @@ class FactorizedResidualQuantizer(Float32Buffers):
         Returns:
             Latents `(batch, dim, frames)`; the entries chosen, `(batch, sum of codebook_dim, frames)`; `codes`.
         """
-        entries = [layer.entries(index) for layer, index in zip(self.layers, codes.unbind(1), strict=False)]
+        entries = [layer.decode(index) for layer, index in zip(self.layers, codes.unbind(1), strict=False)]
         with torch.autocast(codes.device.type, enabled=False):
             parts = [layer.out_proj(entry) for layer, entry in zip(self.layers, entries, strict=False)]
         latents = parts[0]
@@ -128,7 +120,7 @@ class FactorizedResidualQuantizer(Float32Buffers):
             end = start + layer.codebook.dim
             if end > latents.shape[1]:
                 break
-            codes.append(layer.search(latents[:, start:end].float()))
+            codes.append(layer.encode(latents[:, start:end].float()))
             start = end
         if not codes:
             raise ValueError(
@@ -158,8 +150,8 @@ class FactorizedResidualQuantizer(Float32Buffers):
         with torch.autocast(latents.device.type, enabled=False):
             for position, layer in enumerate(self.layers if per_row is not None else self.layers[:num_quantizers]):
                 projected = layer.in_proj(residual)
-                index = layer.search(projected)
-                entry = layer.entries(index)
+                index = layer.encode(projected)
+                entry = layer.decode(index)
                 part = layer.out_proj(projected + (entry - projected).detach())
                 residual = residual - part
                 used = 1.0 if per_row is None else (per_row > position).to(part.dtype)

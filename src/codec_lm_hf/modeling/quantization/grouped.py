@@ -5,24 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .codebook import LearnedCodebook, mean_squared_error
+from .codebook import CodebookQuantizer, LearnedCodebook, mean_squared_error
 from .vector import QuantizerOutput
-
-
-class LearnedQuantizer(nn.Module):
-    """A `LearnedCodebook` over `(batch, dim, frames)`."""
-
-    def __init__(self, size: int, dim: int) -> None:
-        super().__init__()
-        self.codebook = LearnedCodebook(size, dim)
-
-    def encode(self, latents: Tensor) -> Tensor:
-        """`(batch, dim, frames)` to codes `(batch, frames)`."""
-        return self.codebook.encode(latents.transpose(1, 2))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes `(batch, frames)` to `(batch, dim, frames)`."""
-        return self.codebook.decode(codes).transpose(1, 2)
 
 
 class GroupResidualQuantizer(nn.Module):
@@ -44,7 +28,9 @@ class GroupResidualQuantizer(nn.Module):
         super().__init__()
         self.num_groups = num_groups
         self.group_dim = dim // num_groups
-        self.layers = nn.ModuleList([LearnedQuantizer(size, self.group_dim) for _ in range(num_groups * num_layers)])
+        self.layers = nn.ModuleList(
+            [CodebookQuantizer(LearnedCodebook(size, self.group_dim)) for _ in range(num_groups * num_layers)]
+        )
 
     def encode(self, latents: Tensor, num_quantizers: int | None = None) -> Tensor:
         """Latents `(batch, dim, frames)` to codes `(batch, num_quantizers, frames)`, computed in float32."""

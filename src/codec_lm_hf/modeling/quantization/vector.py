@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .codebook import Codebook, mean_squared_error
+from .codebook import Codebook, CodebookQuantizer, mean_squared_error
 from .kmeans import broadcast, cluster_statistics, kmeans, sample_vectors
 
 
@@ -101,20 +101,11 @@ class EuclideanCodebook(Codebook):
         self.cluster_size.copy_(torch.where(dead, mean / 2, self.cluster_size))
 
 
-class VectorQuantizer(nn.Module):
-    """One codebook over `(batch, dim, frames)`; arguments as in `EuclideanCodebook`."""
+class VectorQuantizer(CodebookQuantizer):
+    """One `EuclideanCodebook`, whose arguments it takes, over `(batch, dim, frames)`."""
 
     def __init__(self, size: int, dim: int, **codebook_options) -> None:
-        super().__init__()
-        self.codebook = EuclideanCodebook(size, dim, **codebook_options)
-
-    def encode(self, latents: Tensor) -> Tensor:
-        """`(batch, dim, frames)` to codes `(batch, frames)`."""
-        return self.codebook.encode(latents.transpose(1, 2))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes `(batch, frames)` to `(batch, dim, frames)`."""
-        return self.codebook.decode(codes).transpose(1, 2)
+        super().__init__(EuclideanCodebook(size, dim, **codebook_options))
 
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize and, in training, learn.
