@@ -20,7 +20,7 @@ _PUBLIC = {
     "CodecFeatureExtractor": "processing.feature_extraction",
     "CodecOutput": "modeling.codec_base",
     "CodecPreTrainedModel": "modeling.codec_base",
-    "CodecStream": "modeling.codec_base",
+    "CodecStream": "modeling.codec_stream",
     "FAMILIES": "registry",
     "convert": "conversion_scripts",
     "export_onnx": "conversion_scripts.onnx",

@@ -380,6 +380,15 @@ class TestBadInput:
         with pytest.raises(ValueError, match="one entry per sample"):
             model.encode(audio, torch.ones(1, 99))
 
+    @every_codec
+    def test_arguments_that_there_are_not(self, name):
+        model = model_of(name)
+        audio = noise(model, 1000)
+        with pytest.raises(TypeError, match=r"(has no|unexpected keyword) argument 'num_quantizer'"):
+            model.encode(audio, num_quantizer=2)
+        with pytest.raises(TypeError, match=r"(has no|unexpected keyword) argument 'scale'"):
+            model.decode(model.encode(audio).audio_codes, scale=1.0)
+
     def test_scales_are_needed_where_the_codec_normalises(self):
         model = model_of("encodec-segments")
         codes = model.encode(noise(model, 6000))

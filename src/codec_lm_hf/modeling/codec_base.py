@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +12,10 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
-from ..configuration.codec_base import LARGEST_PEAK, CodecConfig
+from ..configuration.codec_base import CodecConfig
 from ..hub import HubModelMixin
+from .codec_checks import CodecChecks
+from .codec_stream import CodecStream, join_rows
 from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
 from .layers.snake import Snake
 from .layers.stft import HannWindow
@@ -74,63 +74,7 @@ class CodecOutput(ModelOutput):
     codes_mask: Tensor | None = None
 
 
-@dataclass
-class _Group:
-    """Rows of a streamed batch that started together and therefore move in step."""
-
-    rows: list[int]
-    encoder: Stream = field(default_factory=Stream)
-    decoder: Stream = field(default_factory=Stream)
-
-
-class CodecStream:
-    """State of one streamed batch, made by `CodecPreTrainedModel.init_stream`.
-
-    Args:
-        batch_size: rows.
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        self.batch_size = batch_size
-        self.reset()
-
-    def reset(self, rows: Iterable[int] | None = None) -> None:
-        """Start `rows` (all, if `None`) anew; the other rows go on."""
-        if rows is None:
-            self.groups = [_Group(list(range(self.batch_size)))]
-            return
-        rows = sorted(set(rows))
-        outside = [row for row in rows if not 0 <= row < self.batch_size]
-        if outside:
-            raise ValueError(f"rows {outside} are not in this stream of batch size {self.batch_size}.")
-        groups = []
-        for group in self.groups:
-            keep = [place for place, row in enumerate(group.rows) if row not in rows]
-            if len(keep) == len(group.rows):
-                groups.append(group)
-            elif keep:
-                index = torch.tensor(keep)
-                streams = (group.encoder.select(index), group.decoder.select(index))
-                groups.append(_Group([group.rows[place] for place in keep], *streams))
-        self.groups = groups + ([_Group(rows)] if rows else [])
-
-
-def _join_rows(parts: list[tuple[list[int], Tensor]], batch_size: int) -> tuple[Tensor, Tensor | None]:
-    """Rows of several groups, `(rows, ..., steps)` each, as one batch padded with zeros, and its mask if needed."""
-    if len(parts) == 1:
-        return parts[0][1], None
-    steps = max(part.shape[-1] for _, part in parts)
-    joined = parts[0][1].new_zeros(batch_size, *parts[0][1].shape[1:-1], steps)
-    mask = torch.zeros(batch_size, steps, dtype=torch.bool, device=joined.device)
-    for rows, part in parts:
-        joined[rows, ..., : part.shape[-1]] = part
-        mask[rows, : part.shape[-1]] = True
-    return joined, None if bool(mask.all()) else mask
-
-
-class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
+class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerBase):
     """Base of every codec.
 
     A family builds `self.quantizer` and says how audio becomes latents and back: `_encode_latents(audio, time)` and
@@ -158,6 +102,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
     # `forward` take it by these names and hand it to `_encode_latents` and `_decode_latents`. It is not cut up along
     # time: such a model is not streamable.
     condition_names: tuple[str, ...] = ()
+    # And what its quantizer is told (SpeechTokenizer: `first`), by a family's own `encode` and `decode`.
+    choice_names: tuple[str, ...] = ()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
         """Audio `(batch, channels, samples)` to latents `(batch, dim, frames)`."""
@@ -183,29 +129,6 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             revive_below=config.revive_below,
             **options,
         )
-
-    def _seanet_options(self) -> dict:
-        """Arguments of a SEANet but for `channels`, by the fields that EnCodec's configuration has."""
-        config = self.config
-        return {
-            "dimension": config.hidden_size,
-            "num_filters": config.num_filters,
-            "ratios": config.upsampling_ratios,
-            "num_residual_layers": config.num_residual_layers,
-            "kernel_size": config.kernel_size,
-            "last_kernel_size": config.last_kernel_size,
-            "residual_kernel_size": config.residual_kernel_size,
-            "dilation_growth_rate": config.dilation_growth_rate,
-            "compress": config.compress,
-            "use_conv_shortcut": config.use_conv_shortcut,
-            "num_lstm_layers": config.num_lstm_layers,
-            "conv_options": {
-                "causal": config.use_causal_conv,
-                "pad_mode": config.pad_mode,
-                "norm_type": config.norm_type,
-                "fused": config.fused,
-            },
-        }
 
     def _quantize(self, latents: Tensor, count: int, **choice) -> Tensor:
         """Latents to `count` codes a frame; a family's own `encode` may make a further `choice` among codebooks."""
@@ -243,13 +166,14 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             num_quantizers: codes per frame; all codebooks by default.
             bandwidth: the same choice as a rate in kbps, one of `config.bandwidths`.
             return_dict: `False` returns a plain tuple.
-            **given: what a family needs beside the audio, by its `condition_names`, and what its own `encode` hands
-                on to `_quantize`.
+            **given: what a family needs beside the audio, by its `condition_names`.
 
         Raises:
+            TypeError: an argument that there is not.
             ValueError: empty, non-finite or wrongly shaped audio; a mask with padding at the left; a number of
                 quantizers or a bandwidth that the model does not have.
         """
+        self._check_given("encode", given)
         count = self._count(num_quantizers, bandwidth)
         lengths = self._check_audio(input_values, padding_mask)
         # Codes carry no gradient, so nothing is recorded for one.
@@ -275,11 +199,13 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros
                 where it is false.
             return_dict: `False` returns a plain tuple.
-            **given: as in `encode`; what is no condition is handed on to `_dequantize`.
+            **given: as in `encode`.
 
         Raises:
+            TypeError: as in `encode`.
             ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has.
         """
+        self._check_given("decode", given)
         self._check_codes(audio_codes)
         audio_codes = audio_codes.long()
         lengths = None
@@ -386,15 +312,6 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             return self._decode_normalized(codes, mask, **given)
         self._check_scales(codes, scales, 1)
         return self._decode_normalized(codes, mask, **given) * scales[..., None].to(self.dtype)
-
-    @staticmethod
-    def _check_scales(codes: Tensor, scales: Tensor | None, segments: int) -> None:
-        if scales is None or scales.shape != (len(codes), segments):
-            got = None if scales is None else tuple(scales.shape)
-            raise ValueError(
-                f"this model normalises its input: decode() needs audio_scales of shape {(len(codes), segments)}, as "
-                f"encode() returned them; got {got}."
-            )
 
     def _decode_normalized(self, codes: Tensor, mask: Tensor | None, **given) -> Tensor:
         frames = codes.shape[-1]
@@ -504,7 +421,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             else:
                 codes = latents.new_zeros(latents.shape[0], count, 0, dtype=torch.long)
             parts.append((group.rows, codes))
-        codes, mask = _join_rows(parts, state.batch_size)
+        codes, mask = join_rows(parts, state.batch_size)
         return CodecEncoderOutput(audio_codes=codes, codes_mask=mask)
 
     @torch.no_grad()
@@ -524,7 +441,7 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             group.decoder.final = final
             latents = self._dequantize(audio_codes[group.rows].long())
             parts.append((group.rows, self._decode_latents(latents, group.decoder)))
-        audio, mask = _join_rows(parts, state.batch_size)
+        audio, mask = join_rows(parts, state.batch_size)
         return CodecDecoderOutput(audio_values=audio, audio_mask=mask)
 
     @functools.cached_property
@@ -557,114 +474,8 @@ class CodecPreTrainedModel(HubModelMixin, PreTrainedAudioTokenizerBase):
             return False
         return samples > self.whole_seconds * self.config.sampling_rate
 
-    # --- checks ----------------------------------------------------------------------------------------------------
-
     def _as_dict(self, return_dict: bool | None) -> bool:
         return self.config.return_dict if return_dict is None else return_dict
-
-    def _count(self, num_quantizers: int | None, bandwidth: float | None) -> int:
-        available = self.config.num_codebooks
-        if num_quantizers is not None and bandwidth is not None:
-            raise ValueError("give num_quantizers or bandwidth, not both: they choose the same thing.")
-        if bandwidth is not None:
-            return self.config.num_quantizers_for(bandwidth)
-        if num_quantizers is None:
-            return available
-        if not 1 <= num_quantizers <= available:
-            raise ValueError(f"num_quantizers={num_quantizers}, but this model has 1 to {available} quantizers.")
-        return num_quantizers
-
-    def _check_audio(self, input_values: Tensor, padding_mask: Tensor | None) -> Tensor | None:
-        """Refuse what is not audio; the rows' lengths where they differ, else `None`."""
-        channels = self.config.audio_channels
-        if input_values.ndim != 3 or input_values.shape[1] != channels:
-            raise ValueError(
-                f"input_values must have shape (batch, {channels}, samples), got {tuple(input_values.shape)}; "
-                "the feature extractor makes this shape."
-            )
-        if input_values.shape[-1] == 0 or len(input_values) == 0:
-            raise ValueError(f"input_values is empty, shape {tuple(input_values.shape)}; give at least one sample.")
-        self._check_samples(input_values)
-        if padding_mask is None:
-            return None
-        if padding_mask.shape != (len(input_values), input_values.shape[-1]):
-            raise ValueError(
-                f"padding_mask must have shape {(len(input_values), input_values.shape[-1])}, one entry per sample, "
-                f"got {tuple(padding_mask.shape)}."
-            )
-        lengths = self._lengths(padding_mask)
-        if not torch.compiler.is_compiling() and bool((lengths == input_values.shape[-1]).all()):
-            return None
-        return lengths
-
-    @staticmethod
-    def _check_samples(audio: Tensor) -> None:
-        if not audio.is_floating_point():
-            raise ValueError(
-                f"input_values must be float in [-1, 1], got {audio.dtype}; divide 16-bit samples by 32768."
-            )
-        if torch.compiler.is_compiling() or audio.numel() == 0:
-            return
-        # One pass over the samples; NaN comes through.
-        low, high = (float(value) for value in audio.detach().aminmax())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("input_values holds NaN or infinite samples; clean the audio first (numpy.nan_to_num).")
-        peak = max(-low, high)
-        if peak > LARGEST_PEAK:
-            raise ValueError(
-                f"input_values peaks at {peak:.0f}; expected floats in [-1, 1]: divide 16-bit samples by 32768."
-            )
-
-    def _lengths(self, padding_mask: Tensor) -> Tensor:
-        mask = padding_mask.bool()
-        lengths = mask.sum(-1)
-        if torch.compiler.is_compiling():
-            return lengths
-        if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-            raise ValueError("padding_mask has padding before or between real samples; pad at the right.")
-        if bool((lengths == 0).any()):
-            raise ValueError(
-                f"rows {(lengths == 0).nonzero().flatten().tolist()} of padding_mask hold no real sample."
-            )
-        return lengths
-
-    def _check_codes(self, codes: Tensor) -> None:
-        available, size = self.config.num_codebooks, self.config.codebook_size
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f"audio_codes must be integers, got {codes.dtype}.")
-        if codes.ndim != 3:
-            raise ValueError(f"audio_codes must have shape (batch, codebooks, frames), got {tuple(codes.shape)}.")
-        if not 1 <= codes.shape[1] <= available:
-            raise ValueError(f"audio_codes has {codes.shape[1]} codebooks, but this model has {available}.")
-        if codes.shape[-1] == 0 or len(codes) == 0:
-            raise ValueError(f"audio_codes is empty, shape {tuple(codes.shape)}; give at least one frame.")
-        self._check_code_range(codes, size)
-
-    @staticmethod
-    def _check_code_range(codes: Tensor, size: int) -> None:
-        if torch.compiler.is_compiling() or codes.numel() == 0:
-            return
-        low, high = (int(value) for value in codes.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(f"audio_codes must lie in 0..{size - 1}, found {low if low < 0 else high}.")
-
-    def _check_chunk(self, x: Tensor, state: CodecStream, name: str, channels: int | None) -> None:
-        self._check_streamable()
-        if x.ndim != 3 or len(x) != state.batch_size or (channels is not None and x.shape[1] != channels):
-            expected = f"({state.batch_size}, {channels or 'codebooks'}, steps)"
-            raise ValueError(f"{name} must have shape {expected} in this stream, got {tuple(x.shape)}.")
-        if channels is None:
-            if x.shape[-1]:
-                self._check_codes(x)
-        else:
-            self._check_samples(x)
-
-    def _check_streamable(self) -> None:
-        if not self.streamable:
-            raise ValueError(
-                f"{type(self).__name__} so configured looks at the whole signal (or a whole segment) at once and "
-                "cannot be streamed; use encode() and decode()."
-            )
 
     # --- weights ---------------------------------------------------------------------------------------------------
 

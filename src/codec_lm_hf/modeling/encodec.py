@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..configuration.encodec import EncodecCodecConfig
 from .codec_base import CodecEncoderOutput, CodecOutput, CodecPreTrainedModel
-from .layers.seanet import SeanetDecoder, SeanetEncoder
+from .layers.seanet import SeanetDecoder, SeanetEncoder, seanet_options
 from .layers.streaming import TimeContext
 
 
@@ -23,7 +23,7 @@ class EncodecCodecModel(CodecPreTrainedModel):
 
     def __init__(self, config: EncodecCodecConfig) -> None:
         super().__init__(config)
-        seanet = {"channels": config.audio_channels, **self._seanet_options()}
+        seanet = {"channels": config.audio_channels, **seanet_options(config)}
         self.encoder = SeanetEncoder(**seanet)
         self.decoder = SeanetDecoder(**seanet, trim_right_ratio=config.trim_right_ratio)
         self.quantizer = self._residual_quantizer(config.codebook_dim)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..configuration.funcodec import PLANES, FunCodecConfig
 from .codec_base import CodecPreTrainedModel
 from .layers.conv import Conv1d
-from .layers.seanet import SeanetDecoder, SeanetEncoder, run_layers
+from .layers.seanet import SeanetDecoder, SeanetEncoder, run_layers, seanet_options
 from .layers.seanet2d import SeanetDecoder2d, SeanetEncoder2d
 from .layers.stft import InverseStft, Stft
 from .layers.streaming import TimeContext
@@ -127,7 +127,7 @@ class FunCodecModel(CodecPreTrainedModel):
 
     def __init__(self, config: FunCodecConfig) -> None:
         super().__init__(config)
-        seanet = self._seanet_options()
+        seanet = seanet_options(config)
         planes, bins = PLANES.get(config.domain), config.window_size // 2 + 1
         if config.frequency_ratios is None:
             seanet["channels"] = config.audio_channels if planes is None else planes * bins

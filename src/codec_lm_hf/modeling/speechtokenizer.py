@@ -38,6 +38,7 @@ class SpeechTokenizerModel(CodecPreTrainedModel):
     config: SpeechTokenizerConfig
     config_class = SpeechTokenizerConfig
     output_class = SpeechTokenizerOutput
+    choice_names = ("first",)
 
     def __init__(self, config: SpeechTokenizerConfig) -> None:
         super().__init__(config)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from . import cpu_inference
 from .conv import Conv1d, ConvTranspose1d
@@ -211,3 +212,26 @@ class SeanetDecoder(nn.Module):
         x = run_layers(layers[: self.num_first], x, time)
         frames = cached_frames(len(x), self.num_filters, self.hop_length)
         return in_pieces(functools.partial(run_layers, layers[self.num_first :]), x, time, frames)
+
+
+def seanet_options(config: PreTrainedConfig) -> dict:
+    """Arguments of encoder and decoder but for `channels`, by the fields that EnCodec's configuration has."""
+    return {
+        "dimension": config.hidden_size,
+        "num_filters": config.num_filters,
+        "ratios": config.upsampling_ratios,
+        "num_residual_layers": config.num_residual_layers,
+        "kernel_size": config.kernel_size,
+        "last_kernel_size": config.last_kernel_size,
+        "residual_kernel_size": config.residual_kernel_size,
+        "dilation_growth_rate": config.dilation_growth_rate,
+        "compress": config.compress,
+        "use_conv_shortcut": config.use_conv_shortcut,
+        "num_lstm_layers": config.num_lstm_layers,
+        "conv_options": {
+            "causal": config.use_causal_conv,
+            "pad_mode": config.pad_mode,
+            "norm_type": config.norm_type,
+            "fused": config.fused,
+        },
+    }

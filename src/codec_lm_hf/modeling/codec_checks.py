@@ -1,0 +1,139 @@
+"""What every codec refuses: each message names the value, what was expected, and a way out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..configuration.codec_base import LARGEST_PEAK, CodecConfig
+from .codec_stream import CodecStream
+
+
+class CodecChecks:
+    """The part of `CodecPreTrainedModel` that looks at what it is given."""
+
+    config: CodecConfig
+    condition_names: tuple[str, ...]
+    choice_names: tuple[str, ...]
+    streamable: bool
+
+    def _check_given(self, method: str, given: dict) -> None:
+        unknown = sorted(set(given) - {*self.condition_names, *self.choice_names})
+        if unknown:
+            name = f"{type(self).__name__}.{method}"
+            raise TypeError(f"{name}() has no argument {unknown[0]!r}; help({name}) lists them.")
+
+    def _count(self, num_quantizers: int | None, bandwidth: float | None) -> int:
+        available = self.config.num_codebooks
+        if num_quantizers is not None and bandwidth is not None:
+            raise ValueError("give num_quantizers or bandwidth, not both: they choose the same thing.")
+        if bandwidth is not None:
+            return self.config.num_quantizers_for(bandwidth)
+        if num_quantizers is None:
+            return available
+        if not 1 <= num_quantizers <= available:
+            raise ValueError(f"num_quantizers={num_quantizers}, but this model has 1 to {available} quantizers.")
+        return num_quantizers
+
+    def _check_audio(self, input_values: Tensor, padding_mask: Tensor | None) -> Tensor | None:
+        """Refuse what is not audio; the rows' lengths where they differ, else `None`."""
+        channels = self.config.audio_channels
+        if input_values.ndim != 3 or input_values.shape[1] != channels:
+            raise ValueError(
+                f"input_values must have shape (batch, {channels}, samples), got {tuple(input_values.shape)}; "
+                "the feature extractor makes this shape."
+            )
+        if input_values.shape[-1] == 0 or len(input_values) == 0:
+            raise ValueError(f"input_values is empty, shape {tuple(input_values.shape)}; give at least one sample.")
+        self._check_samples(input_values)
+        if padding_mask is None:
+            return None
+        if padding_mask.shape != (len(input_values), input_values.shape[-1]):
+            raise ValueError(
+                f"padding_mask must have shape {(len(input_values), input_values.shape[-1])}, one entry per sample, "
+                f"got {tuple(padding_mask.shape)}."
+            )
+        lengths = self._lengths(padding_mask)
+        if not torch.compiler.is_compiling() and bool((lengths == input_values.shape[-1]).all()):
+            return None
+        return lengths
+
+    @staticmethod
+    def _check_samples(audio: Tensor) -> None:
+        if not audio.is_floating_point():
+            raise ValueError(
+                f"input_values must be float in [-1, 1], got {audio.dtype}; divide 16-bit samples by 32768."
+            )
+        if torch.compiler.is_compiling() or audio.numel() == 0:
+            return
+        # One pass over the samples; NaN comes through.
+        low, high = (float(value) for value in audio.detach().aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("input_values holds NaN or infinite samples; clean the audio first (numpy.nan_to_num).")
+        peak = max(-low, high)
+        if peak > LARGEST_PEAK:
+            raise ValueError(
+                f"input_values peaks at {peak:.0f}; expected floats in [-1, 1]: divide 16-bit samples by 32768."
+            )
+
+    def _lengths(self, padding_mask: Tensor) -> Tensor:
+        mask = padding_mask.bool()
+        lengths = mask.sum(-1)
+        if torch.compiler.is_compiling():
+            return lengths
+        if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            raise ValueError("padding_mask has padding before or between real samples; pad at the right.")
+        if bool((lengths == 0).any()):
+            raise ValueError(
+                f"rows {(lengths == 0).nonzero().flatten().tolist()} of padding_mask hold no real sample."
+            )
+        return lengths
+
+    def _check_codes(self, codes: Tensor) -> None:
+        available, size = self.config.num_codebooks, self.config.codebook_size
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"audio_codes must be integers, got {codes.dtype}.")
+        if codes.ndim != 3:
+            raise ValueError(f"audio_codes must have shape (batch, codebooks, frames), got {tuple(codes.shape)}.")
+        if not 1 <= codes.shape[1] <= available:
+            raise ValueError(f"audio_codes has {codes.shape[1]} codebooks, but this model has {available}.")
+        if codes.shape[-1] == 0 or len(codes) == 0:
+            raise ValueError(f"audio_codes is empty, shape {tuple(codes.shape)}; give at least one frame.")
+        self._check_code_range(codes, size)
+
+    @staticmethod
+    def _check_code_range(codes: Tensor, size: int) -> None:
+        if torch.compiler.is_compiling() or codes.numel() == 0:
+            return
+        low, high = (int(value) for value in codes.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(f"audio_codes must lie in 0..{size - 1}, found {low if low < 0 else high}.")
+
+    def _check_chunk(self, x: Tensor, state: CodecStream, name: str, channels: int | None) -> None:
+        self._check_streamable()
+        if x.ndim != 3 or len(x) != state.batch_size or (channels is not None and x.shape[1] != channels):
+            expected = f"({state.batch_size}, {channels or 'codebooks'}, steps)"
+            raise ValueError(f"{name} must have shape {expected} in this stream, got {tuple(x.shape)}.")
+        if channels is None:
+            if x.shape[-1]:
+                self._check_codes(x)
+        else:
+            self._check_samples(x)
+
+    def _check_streamable(self) -> None:
+        if not self.streamable:
+            raise ValueError(
+                f"{type(self).__name__} so configured looks at the whole signal (or a whole segment) at once and "
+                "cannot be streamed; use encode() and decode()."
+            )
+
+    @staticmethod
+    def _check_scales(codes: Tensor, scales: Tensor | None, segments: int) -> None:
+        if scales is None or scales.shape != (len(codes), segments):
+            got = None if scales is None else tuple(scales.shape)
+            raise ValueError(
+                f"this model normalises its input: decode() needs audio_scales of shape {(len(codes), segments)}, as "
+                f"encode() returned them; got {got}."
+            )

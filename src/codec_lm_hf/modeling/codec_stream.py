@@ -1,0 +1,67 @@
+"""The state of a streamed batch, and its rows put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .layers.streaming import Stream
+
+
+@dataclass
+class _Group:
+    """Rows of a streamed batch that started together and therefore move in step."""
+
+    rows: list[int]
+    encoder: Stream = field(default_factory=Stream)
+    decoder: Stream = field(default_factory=Stream)
+
+
+class CodecStream:
+    """State of one streamed batch, made by `CodecPreTrainedModel.init_stream`.
+
+    Args:
+        batch_size: rows.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.batch_size = batch_size
+        self.reset()
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """Start `rows` (all, if `None`) anew; the other rows go on."""
+        if rows is None:
+            self.groups = [_Group(list(range(self.batch_size)))]
+            return
+        rows = sorted(set(rows))
+        outside = [row for row in rows if not 0 <= row < self.batch_size]
+        if outside:
+            raise ValueError(f"rows {outside} are not in this stream of batch size {self.batch_size}.")
+        groups = []
+        for group in self.groups:
+            keep = [place for place, row in enumerate(group.rows) if row not in rows]
+            if len(keep) == len(group.rows):
+                groups.append(group)
+            elif keep:
+                index = torch.tensor(keep)
+                streams = (group.encoder.select(index), group.decoder.select(index))
+                groups.append(_Group([group.rows[place] for place in keep], *streams))
+        self.groups = groups + ([_Group(rows)] if rows else [])
+
+
+def join_rows(parts: list[tuple[list[int], Tensor]], batch_size: int) -> tuple[Tensor, Tensor | None]:
+    """Rows of several groups, `(rows, ..., steps)` each, as one batch padded with zeros, and its mask if needed."""
+    if len(parts) == 1:
+        return parts[0][1], None
+    steps = max(part.shape[-1] for _, part in parts)
+    joined = parts[0][1].new_zeros(batch_size, *parts[0][1].shape[1:-1], steps)
+    mask = torch.zeros(batch_size, steps, dtype=torch.bool, device=joined.device)
+    for rows, part in parts:
+        joined[rows, ..., : part.shape[-1]] = part
+        mask[rows, : part.shape[-1]] = True
+    return joined, None if bool(mask.all()) else mask
