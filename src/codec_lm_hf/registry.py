@@ -239,7 +239,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         weights_license="none were published",
         paper="Wang et al., 2023, Neural Codec Language Models are Zero-Shot Text to Speech Synthesizers",
-        summary="logits, losses and greedy codes equal runs of lifeiteng/vall-e, with a cache where it has none",
+        summary="greedy codes, losses and logits (but in a few frames, see its page) equal runs of lifeiteng/vall-e",
     ),
     Family(
         name="musicgen",
@@ -299,7 +299,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         weights_license="none were published",
         paper="the codecs' own: EnCodec, HiFi-GAN (also UnivNet's and Descript's)",
-        summary="logits and feature maps equal runs of the originals",
+        summary="logits and feature maps equal runs of the originals; UnivNet's part only by its shapes",
     ),
 )
 

@@ -453,3 +453,8 @@ def test_the_page_does_what_it_says(tmp_path, monkeypatch):
     assert scope["audio"].shape == (2, 1, 2 * rate)
     columns = re.findall(r"^\| `(\w+)` \|", page, re.M)
     assert set(rows_of(tmp_path / "codes").features) == {*columns, "text"} - {"scales"}
+
+
+def test_what_is_neither_here_nor_reachable_is_named():
+    with pytest.raises(ConnectionError, match="nowhere is no folder of audio here, and as a data set of the Hub"):
+        load_labelled("nowhere")

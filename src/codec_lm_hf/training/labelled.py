@@ -88,7 +88,12 @@ def load_labelled(
             )
         return labelled_folder(folder)
     else:
-        dataset = datasets.load_dataset(str(source), name, split=split, revision=revision)
+        try:
+            dataset = datasets.load_dataset(str(source), name, split=split, revision=revision)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{source} is no folder of audio here, and as a data set of the Hub it could not be reached: {error}"
+            ) from error
     if isinstance(dataset, dict):
         raise ValueError(f"{source} has the splits {', '.join(dataset)}: choose one of them (--split).")
     return labelled_dataset(dataset, column)
