@@ -1,4 +1,4 @@
-"""Texts as symbols: letters, or phonemes by espeak-ng."""
+"""Texts as symbols: letters, phonemes by espeak-ng, or those of a transcription."""
 
 from __future__ import annotations
 
@@ -55,7 +55,17 @@ def phonemes(text: str, language: str = "en-us") -> list[str]:
     return symbols
 
 
-FRONTENDS = {"graphemes": graphemes, "phonemes": phonemes}
+def ipa(text: str) -> list[str]:
+    """The sounds and marks of a text that is a phonetic transcription already, and a border between words.
+
+    A stress mark goes with the letter after it, signs of length and diacritics with the one before them.
+    """
+    words = unicodedata.normalize("NFC", text).split()
+    found = [re.findall(r"[ˈˌ]?[^ˈˌː\u0300-\u036f][ː\u0300-\u036f]*", word) for word in words]
+    return [symbol for place, word in enumerate(found) for symbol in ([WORD_BORDER] if place else []) + word]
+
+
+FRONTENDS = {"graphemes": graphemes, "phonemes": phonemes, "ipa": ipa}
 
 
 def symbol_table(texts: Iterable[Iterable[str]]) -> list[str]:

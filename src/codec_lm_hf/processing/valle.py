@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch.nn.functional import pad
 from transformers import BatchFeature
 
 from .codec_lm_processor import CodecLMProcessor
@@ -17,7 +18,8 @@ class ValleProcessor(CodecLMProcessor):
     Args:
         symbols: the table: padding, begin, end, then the symbols of the corpus, as `symbols_of` makes it. A model
             knows its symbols by their place here.
-        frontend: `"graphemes"` (letters, needs nothing) or `"phonemes"` (by espeak-ng and the package phonemizer).
+        frontend: `"graphemes"` (letters, needs nothing), `"phonemes"` (by espeak-ng and the package phonemizer) or
+            `"ipa"` (texts are phonetic transcriptions already).
         codec_name, codec_revision, num_codebooks, codebook_size: see `CodecLMProcessor`.
     """
 
@@ -50,6 +52,8 @@ class ValleProcessor(CodecLMProcessor):
         prompt_codes=None,
         target_audio=None,
         target_codes=None,
+        durations=None,
+        prompt_durations=None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Make what `forward` and `generate` take.
@@ -61,10 +65,15 @@ class ValleProcessor(CodecLMProcessor):
             prompt_text: what the prompts say; nothing by default.
             prompt_codes: prompts as codes made before, `(codebooks, frames)` each.
             target_audio, target_codes: recordings of the texts, for training.
+            durations: frames of the recordings that each symbol of their texts lasts, from begin to end, as
+                `training.alignment` finds them; for models with `monotonic_alignment`.
+            prompt_durations: likewise of the prompts and of `prompt_text`, nothing for a prompt without a text. The
+                border between both texts is the end of the one and the begin of the other.
             return_tensors: only `"pt"`.
 
         Returns:
-            `input_ids`, `attention_mask`, and as far as given `prompt_codes`, `prompt_text_lengths` and `labels`.
+            `input_ids`, `attention_mask`, and as far as given `prompt_codes`, `prompt_text_lengths`, `labels`,
+            `durations` and `prompt_durations`.
 
         Raises:
             ValueError: an empty text, an unknown symbol, or things that do not fit each other.
@@ -77,9 +86,10 @@ class ValleProcessor(CodecLMProcessor):
         if len(spoken) != len(texts):
             raise ValueError(f"{len(spoken)} prompt texts for {len(texts)} texts; give one for each.")
         before = [self.tokenize(said) if said.strip() else [] for said in spoken]
+        after = [self.tokenize(one) for one in texts]
         rows = [
-            {"input_ids": self.symbol_ids([*said, *([WORD_BORDER] if said else []), *self.tokenize(one)])}
-            for said, one in zip(before, texts, strict=True)
+            {"input_ids": self.symbol_ids([*said, *([WORD_BORDER] if said else []), *one])}
+            for said, one in zip(before, after, strict=True)
         ]
         sources = {"prompt_codes": (audio, prompt_codes), "labels": (target_audio, target_codes)}
         for name, (sound, codes) in sources.items():
@@ -91,6 +101,14 @@ class ValleProcessor(CodecLMProcessor):
         if "prompt_codes" in rows[0]:
             for row, said in zip(rows, before, strict=True):
                 row["prompt_text_lengths"] = len(said) + 2
+        if prompt_durations is not None:
+            counts = [len(said) + 2 if said else 0 for said in before]
+            for row, found in zip(rows, _checked_durations("prompt_durations", prompt_durations, counts), strict=True):
+                row["prompt_durations"] = pad(found, (0, len(row["input_ids"]) - len(found)))
+        if durations is not None:
+            counts = [len(said) + 2 for said in after]
+            for row, found in zip(rows, _checked_durations("durations", durations, counts), strict=True):
+                row["durations"] = pad(found, (len(row["input_ids"]) - len(found), 0))
         return self.pad(rows)
 
     def tokenize(self, text: str) -> list[str]:
@@ -118,3 +136,15 @@ class ValleProcessor(CodecLMProcessor):
                 f"the text otherwise (the frontend is {self.frontend!r}), or train with a corpus that has them."
             )
         return torch.tensor([places[symbol] for symbol in (BEGIN, *symbols, END)])
+
+
+def _checked_durations(name: str, durations, counts: Sequence[int]) -> list[torch.Tensor]:
+    """Durations `(symbols,)` of each row, of one text or of several, as many as `counts` says."""
+    single = len(durations) > 0 and torch.as_tensor(durations[0]).ndim == 0
+    found = [torch.as_tensor(row, dtype=torch.long) for row in ([durations] if single else durations)]
+    if [len(row) for row in found] != list(counts):
+        raise ValueError(
+            f"{name} must have {list(counts)} numbers, one for each symbol of each text with its begin and end (none "
+            f"without a text); got {[len(row) for row in found]}."
+        )
+    return found
