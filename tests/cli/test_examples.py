@@ -49,6 +49,12 @@ def prepare_codes(folder: Path) -> None:
     codec_lm("encode", str(folder / "speech.wav"))
 
 
+def prepare_data_set_of_codes(folder: Path) -> None:
+    prepare_recordings(folder)
+    (folder / "recordings" / "speech.txt").write_text("one two")
+    codec_lm("tokenize", str(folder / "recordings"), "-o", str(folder / "codes"))
+
+
 def prepare_checkpoint(folder: Path) -> None:
     """Every tensor of the published file, by name and shape, with zeros in it."""
     layout = json.loads((PROJECT / "tests" / "parity" / "layouts" / "encodec" / "encodec_24khz.json").read_text())
@@ -94,6 +100,7 @@ PREPARE = {
     "decode": prepare_codes,
     "convert": prepare_checkpoint,
     "tokenize": prepare_recordings,
+    "align": prepare_data_set_of_codes,
     "train-codec": prepare_recipe,
 }
 LEAVES = {
@@ -104,6 +111,7 @@ LEAVES = {
     "export-onnx": ["onnx/encoder.onnx", "onnx/decoder.onnx", "onnx/codec.json"],
     "roundtrip": ["out/reconstructed.wav", "out/roundtrip.png"],
     "tokenize": ["codes/dataset_info.json"],
+    "align": ["aligned/dataset_info.json", "aligned/codes-000000.parquet"],
     "train-codec": ["runs/bundled_codec/model.safetensors"],
 }
 

@@ -189,6 +189,31 @@ def read_header(folder: str | os.PathLike) -> CodesHeader:
         raise ValueError(f"{Path(folder) / INFO} lacks {error}: it was not written by codec-lm tokenize.") from error
 
 
+def read_codes(folder: str | os.PathLike) -> datasets.Dataset:
+    """The data set of codes in a folder, all of it in memory.
+
+    Raises:
+        FileNotFoundError: there is no data set of codes.
+    """
+    read_header(folder)
+    return datasets.Dataset(pa.concat_tables(pq.read_table(path) for path in sorted(Path(folder).glob(SHARDS))))
+
+
+def write_codes(rows: datasets.Dataset, source: str | os.PathLike, output_dir: str | os.PathLike) -> None:
+    """Write what was made of the data set of codes in the folder `source`, by other columns or rows, to a new one.
+
+    Raises:
+        ValueError: the new folder holds a data set of codes already.
+    """
+    output, table = Path(output_dir), rows.with_format("arrow")[:]
+    if (output / INFO).is_file() or any(output.glob(SHARDS)):
+        raise ValueError(f"{output} holds a data set of codes already: name another folder.")
+    columns = {entry.name: str(entry.type) for entry in table.schema}
+    _prepare(output, {**_read_info(Path(source)), "columns": columns})
+    metadata = {**(table.schema.metadata or {}), b"codec_lm_hf": json.dumps(asdict(read_header(source))).encode()}
+    _write(output / "codes-000000.parquet", table.replace_schema_metadata(metadata))
+
+
 def ids_of(folder: str | os.PathLike) -> set[str]:
     """Ids of the recordings whose codes a folder holds.
 
