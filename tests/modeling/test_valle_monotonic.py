@@ -203,6 +203,9 @@ def test_durations_that_cannot_be(arguments, message):
 def test_what_generation_refuses():
     with pytest.raises(ValueError, match="advance_threshold must be a probability above 0, or None to draw, got 0"):
         spoken(tiny(), advance_threshold=0)
+    # The prompt's text would be said, too.
+    with pytest.raises(ValueError, match=r"the texts of rows \[0\] begin with that of their prompt"):
+        spoken(tiny(), prompt_text_lengths=torch.tensor([3]))
     plain = TINY_LM["valle"].model()
     with pytest.raises(ValueError, match="durations belong to models with monotonic_alignment"):
         plain(TEXT, labels=codes(1, 3, 8), durations=DURATIONS)

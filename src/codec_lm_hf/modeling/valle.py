@@ -470,6 +470,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             raise ValueError("prompt_codes must have at least one frame per row: this model predicts no first frame.")
         symbols, pointer, told = None, None, None
         if prompt_symbols is not None:
+            if prompt_text_lengths is not None:
+                self._check_known(prompt_text_lengths, prompt_symbols)
             symbols = self.ar.aligned(text.ids, text.valid)
             pointer = self._pointer(text, prompt_symbols, decoding, advance_threshold)
             told = self.ar.aligned.at(symbols, self._ahead(prompt_symbols, pointer.place, lengths))
@@ -547,6 +549,15 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         if state.pointer is not None:
             state.pointer.advance(self.ar.advance(hidden))
         return self.ar.heads[0](hidden)[:, None]
+
+    def _check_known(self, prompt_text_lengths: Tensor, prompt_symbols: Tensor) -> None:
+        """Refuse the text of a prompt that would be said again, because nothing tells that the prompt says it."""
+        unknown = (prompt_symbols == NO_SYMBOL).all(1) & (prompt_text_lengths > 2)
+        if unknown.any():
+            raise ValueError(
+                f"the texts of rows {unknown.nonzero()[:, 0].tolist()} begin with that of their prompt, but not how "
+                "long it lasts: give prompt_durations (training.alignment finds them), or leave the prompt's text out."
+            )
 
     def _pointer(
         self, text: _Text, prompt_symbols: Tensor, decoding: Decoding, threshold: float | None
