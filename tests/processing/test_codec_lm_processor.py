@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 import codec_lm_hf
 from codec_lm_hf import ValleConfig, ValleForConditionalGeneration, ValleProcessor
 from codec_lm_hf.modeling.lm_base import NO_CODE
-from codec_lm_hf.processing.text import graphemes, ipa, symbol_table
+from codec_lm_hf.processing.text import graphemes, gruut, ipa, symbol_table
 
 TEXTS = ["one two", "Three,  four!"]
 BUNDLED = {"num_codebooks": 2, "codebook_size": 1024}
@@ -37,6 +37,13 @@ def test_transcriptions():
     assert ipa(" tˈu ˌɛks, nˈiːd?") == ["t", "ˈu", "_", "ˌɛ", "k", "s", ",", "_", "n", "ˈiː", "d", "?"]
     ours = ValleProcessor(ValleProcessor.symbols_of(["tˈu"], "ipa"), "ipa")
     assert ours.symbols[3:] == ["t", "ˈu"] and ours("tˈu")["input_ids"].tolist() == [[1, 3, 4, 2]]
+
+
+def test_phonemes_by_gruut():
+    pytest.importorskip("gruut", reason="the package gruut (extra gruut) is missing")
+    assert gruut("Two  of 3, isn't it?") == ipa("tˈu əv θɹˈi, ˈɪzənt ˈɪt?")
+    assert gruut("blorp")  # not in the lexicon
+    assert gruut(" ") == []
 
 
 def test_durations_are_those_of_their_own_text():
@@ -149,5 +156,5 @@ def test_a_codec_that_does_not_fit_is_refused_with_both_sides_figures():
         processor(codec_name=codec, num_codebooks=9).codec  # noqa: B018
     with pytest.raises(ValueError, match="takes 2 of 64"):
         processor(codec_name=codec, codebook_size=64).codec  # noqa: B018
-    with pytest.raises(ValueError, match="frontend must be one of 'graphemes', 'phonemes', 'ipa', got 'runes'"):
+    with pytest.raises(ValueError, match="one of 'graphemes', 'phonemes', 'gruut', 'ipa', got 'runes'"):
         processor(frontend="runes")

@@ -157,6 +157,8 @@ def test_what_a_data_set_lacks_is_named(folder):
     rows, codec = read_codes(folder[0] / "codes"), folder[1]
     with pytest.raises(ValueError, match="no column phonemes; it has id, codes"):
         add_durations(rows, codec, "ipa", "phonemes")
+    with pytest.raises(ValueError, match="frontend must be one of 'graphemes', .* got 'runes'"):
+        add_durations(rows, codec, "runes")
     with pytest.raises(ValueError, match=r"rows \[1\] have nothing in their column 'text'"):
         empty = rows.remove_columns("text").add_column("text", ["one", " ", "two", "one"])
         add_durations(empty, codec)

@@ -12,7 +12,7 @@ def align(
     codes: Annotated[Path, typer.Argument(help="Folder that codec-lm tokenize wrote, of recordings with texts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data set with durations.")],
     frontend: Annotated[
-        str, typer.Option(help="What symbols texts become: graphemes, phonemes, or ipa (they are transcriptions).")
+        str, typer.Option(help="Symbols of texts: graphemes, phonemes, gruut, or ipa (they are transcriptions).")
     ] = "graphemes",
     column: Annotated[str, typer.Option(help="The texts.")] = "text",
     speaker: Annotated[str | None, typer.Option(help="Column that says who speaks, if there is one.")] = None,

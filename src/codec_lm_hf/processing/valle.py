@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from transformers import BatchFeature
 
 from .codec_lm_processor import CodecLMProcessor
-from .text import BEGIN, END, FRONTENDS, WORD_BORDER, symbol_table
+from .text import BEGIN, END, WORD_BORDER, frontend_named, symbol_table
 
 
 class ValleProcessor(CodecLMProcessor):
@@ -18,8 +18,9 @@ class ValleProcessor(CodecLMProcessor):
     Args:
         symbols: the table: padding, begin, end, then the symbols of the corpus, as `symbols_of` makes it. A model
             knows its symbols by their place here.
-        frontend: `"graphemes"` (letters, needs nothing), `"phonemes"` (by espeak-ng and the package phonemizer) or
-            `"ipa"` (texts are phonetic transcriptions already).
+        frontend: `"graphemes"` (letters, needs nothing), `"phonemes"` (by espeak-ng and the package phonemizer),
+            `"gruut"` (phonemes by the package of this name, which needs no other program) or `"ipa"` (texts are
+            phonetic transcriptions already).
         codec_name, codec_revision, num_codebooks, codebook_size: see `CodecLMProcessor`.
     """
 
@@ -33,15 +34,14 @@ class ValleProcessor(CodecLMProcessor):
         codebook_size: int = 1024,
     ) -> None:
         super().__init__(codec_name, codec_revision, num_codebooks, codebook_size)
-        if frontend not in FRONTENDS:
-            raise ValueError(f"frontend must be one of {', '.join(map(repr, FRONTENDS))}, got {frontend!r}.")
+        frontend_named(frontend)
         self.symbols = list(symbols)
         self.frontend = frontend
 
     @staticmethod
     def symbols_of(texts: Iterable[str], frontend: str = "graphemes") -> list[str]:
         """The table of symbols of a corpus."""
-        return symbol_table(map(FRONTENDS[frontend], texts))
+        return symbol_table(map(frontend_named(frontend), texts))
 
     def __call__(
         self,
@@ -117,7 +117,7 @@ class ValleProcessor(CodecLMProcessor):
         Raises:
             ValueError: there is nothing to say in it.
         """
-        symbols = FRONTENDS[self.frontend](text)
+        symbols = frontend_named(self.frontend)(text)
         if not symbols:
             raise ValueError(f"the text {text!r} has nothing to say; give at least one word.")
         return symbols

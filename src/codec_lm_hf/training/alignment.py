@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..processing.text import BEGIN, END, FRONTENDS
+from ..processing.text import BEGIN, END, frontend_named
 from .spectrograms import MelSpectrogram
 
 _BANDS = 40
@@ -57,7 +57,8 @@ def add_durations(
     missing = [name for name in needed if name not in rows.column_names]
     if missing:
         raise ValueError(f"the data set has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}.")
-    texts = [[BEGIN, *FRONTENDS[frontend](text or ""), END] for text in rows[text_column]]
+    symbols = frontend_named(frontend)
+    texts = [[BEGIN, *symbols(text or ""), END] for text in rows[text_column]]
     silent = [place for place, text in enumerate(texts) if len(text) == 2]
     if silent:
         raise ValueError(f"rows {silent[:5]} have nothing in their column {text_column!r}: leave them out.")
