@@ -106,6 +106,16 @@ def test_the_model_section_can_name_a_checkpoint(folder):
     assert run(folder, path).model.config.quantizer_dropout == 0.9
 
 
+def test_a_checkpoint_below_the_data_root_can_get_codebooks_of_another_size(folder):
+    start = TINY["soundstream_lyra"].model()
+    start.save_pretrained(folder / "start")
+    model = {"from": "start", "codebook_size": 12, "num_quantizers": 2, "fresh_codebooks": True}
+    trained = run(folder, write(folder, model=model), learning_rate=0.0, max_steps=1, codebook_batches=2).model
+    assert torch.equal(trained.encoder.first.conv.weight, start.encoder.first.conv.weight)
+    codebook = trained.quantizer.layers[1].codebook
+    assert codebook.embed.shape[0] == 12 and codebook.inited.item() == 1 and codebook.embed.unique(dim=0).shape[0] > 6
+
+
 def test_a_recipe_can_name_a_teacher(folder):
     hubert(12).save_pretrained(folder / "hubert")
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder / "hubert")

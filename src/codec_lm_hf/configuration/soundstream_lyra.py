@@ -29,8 +29,8 @@ class LyraCodecConfig(ResidualCodecConfig):
         latent_kernel_size: of the convolutions beside the latents.
         leaky_relu_slope: of every activation.
         arithmetic: of the layers next to the latents, which the original runs in int8: `"integer"` gives the
-            original's integers, `"clamped"` floating point within the range of int8, `"float"` plain floating point
-            (to train from scratch). See `modeling.layers.int8`.
+            original's integers, `"clamped"` floating point within the range of int8 (see `modeling.layers.int8`),
+            `"float"` plain floating point, to train; such a checkpoint has no int8 grids.
         num_quantizers: codebooks; 46 x 4 bits x 50 Hz = 9.2 kbps.
         codebook_size: entries per codebook.
         codebook_decay, kmeans_iterations, revive_below, residual_gradient: training of the codebooks, see

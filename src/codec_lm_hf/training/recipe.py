@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, set_seed
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import CodecDiscriminator
+from ..modeling.quantization import EuclideanCodebook
 from ..processing.feature_extraction import CodecFeatureExtractor
 from ..registry import FAMILIES, Family, family
 from .data import Augmentation, ClipDataset, CropDataset, StreamCropDataset, find_recordings, recordings_of
@@ -85,11 +86,21 @@ def _check_names(kind: str, given: dict, known) -> None:
         raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}.")
 
 
-def build_model(section: dict[str, Any]) -> CodecPreTrainedModel:
-    """The codec of a recipe: `from` a checkpoint, or a fresh one of a `family`, optionally a `preset`, and fields."""
+def build_model(section: dict[str, Any], root: Path = Path()) -> CodecPreTrainedModel:
+    """The codec of a recipe: `from` a checkpoint, or a fresh one of a `family`, optionally a `preset`, and fields.
+
+    A checkpoint is a folder, below `root` if its path is relative, or a repository. With `fresh_codebooks`, its
+    codebooks are left out: they may have other sizes, and start anew.
+    """
     section = dict(section)
     if "from" in section:
-        return AutoCodecModel.from_pretrained(section.pop("from"), **section)
+        source, fresh = section.pop("from"), section.pop("fresh_codebooks", False)
+        source = root / source if (root / source).is_dir() else source
+        model = AutoCodecModel.from_pretrained(source, ignore_mismatched_sizes=fresh, **section)
+        for module in model.modules() if fresh else ():
+            if isinstance(module, EuclideanCodebook):
+                module.restart()
+        return model
     row = _family(section, "codec")
     return row.load("model")(_config(row, section))
 
@@ -192,7 +203,7 @@ def run_recipe(
     _check_names("training field", overrides, [entry.name for entry in fields(CodecTrainingArguments)])
     arguments = CodecTrainingArguments(**{**recipe["training"], **overrides})
     set_seed(arguments.seed)
-    model = build_model({"from": start_from} if start_from is not None else recipe["model"])
+    model = build_model({"from": start_from} if start_from is not None else recipe["model"], Path(data_root))
     discriminator, teacher = build_discriminator(recipe.get("discriminator")), build_teacher(recipe.get("teacher"))
     train, clips = build_datasets(recipe["data"], model, Path(data_root))
     extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
