@@ -38,7 +38,14 @@ class SeparableResidualUnit(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, dilation: int, groups: int, slope: float, int8: str, arithmetic: str | None
+        self,
+        channels: int,
+        kernel_size: int,
+        dilation: int,
+        groups: int,
+        slope: float,
+        int8: str,
+        arithmetic: str | None,
     ) -> None:
         super().__init__()
         level = INT8_PARTS.index(int8)
