@@ -32,6 +32,13 @@ def write_recordings(folder: Path, count: int = 10, seconds: float = 0.4, rate: 
     return folder
 
 
+def write_noise(folder: Path) -> Path:
+    """A second of white noise."""
+    folder.mkdir()
+    soundfile.write(folder / "white.wav", 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
+    return folder
+
+
 def crops(folder: Path, seed: int = 0) -> CropDataset:
     return CropDataset(find_recordings(folder), RATE, 1, CROP, seed=seed)
 

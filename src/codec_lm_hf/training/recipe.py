@@ -15,7 +15,7 @@ from ..modeling.discriminators import CodecDiscriminator
 from ..modeling.quantization import EuclideanCodebook
 from ..processing.feature_extraction import CodecFeatureExtractor
 from ..registry import FAMILIES, Family, family
-from .data import Augmentation, ClipDataset, CropDataset, StreamCropDataset, find_recordings, recordings_of
+from .data import Augmentation, ClipDataset, CropDataset, Noise, StreamCropDataset, find_recordings, recordings_of
 from .distillation import SemanticTeacher
 from .trainer import CodecTrainer, CodecTrainingArguments
 
@@ -30,8 +30,10 @@ _DATA = (
     "eval_limit",
     "repeat",
     "loudness_db",
+    "noise",
     "seed",
 )
+_NOISE = ("folders", "snr_db", "denoise_share")
 
 
 class RecipeError(ValueError):
@@ -67,9 +69,18 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     _check_names("data field", recipe["data"], _DATA)
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
+    _check_noise(recipe["data"].get("noise"))
     _check_teacher(recipe.get("teacher"))
     _check_names("training field", recipe["training"], [entry.name for entry in fields(CodecTrainingArguments)])
     return recipe
+
+
+def _check_noise(section: dict[str, Any] | None) -> None:
+    if section is None:
+        return
+    _check_names("noise field", section, _NOISE)
+    if not section.get("folders"):
+        raise RecipeError("data.noise needs folders, a list of folders with noises.")
 
 
 def _check_teacher(section: dict[str, Any] | None) -> None:
@@ -149,17 +160,21 @@ def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: P
     # A last incomplete frame would be coded from padding.
     crop -= crop % config.hop_length
     augmentation = Augmentation(tuple(section["loudness_db"]) if section.get("loudness_db") else None)
-    seed = section.get("seed", 0)
+    seed, noise = section.get("seed", 0), None
+    if section.get("noise"):
+        options = dict(section["noise"])
+        noises = [path for folder in options.pop("folders") for path in find_recordings(root / folder)]
+        noise = Noise(noises, rate, channels, **options)
     if "hub" in section and section["hub"].get("streaming"):
         train = StreamCropDataset(
-            _hub(section), rate, channels, crop, augmentation, seed, section.get("column", "audio")
+            _hub(section), rate, channels, crop, augmentation, seed, section.get("column", "audio"), noise=noise
         )
     else:
         if "hub" in section:
             recordings = recordings_of(_hub(section), section.get("column", "audio"))
         else:
             recordings = [path for folder in section["train"] for path in find_recordings(root / folder)]
-        train = CropDataset(recordings, rate, channels, crop, augmentation, seed, section.get("repeat", 1))
+        train = CropDataset(recordings, rate, channels, crop, augmentation, seed, section.get("repeat", 1), noise)
     clips = None
     if section.get("eval"):
         paths = [path for folder in section["eval"] for path in find_recordings(root / folder)]

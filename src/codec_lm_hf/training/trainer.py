@@ -269,8 +269,11 @@ class CodecTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The codec's loss on a batch; on the way, the discriminator learns from it."""
-        output = model(**inputs)
-        target = inputs["input_values"]
+        inputs = dict(inputs)
+        target = inputs.pop("target_values", inputs["input_values"])
+        denoise = inputs.pop("denoise", None)
+        with self._denoising(denoise):
+            output = model(**inputs)
         if "padding_mask" in inputs:
             target = target * inputs["padding_mask"][:, None]
         audio = output["audio_values"].float()
@@ -296,6 +299,18 @@ class CodecTrainer(Trainer):
         loss = self._combine(losses, audio) + sum(weights[name] * term for name, term in quantization.items())
         self._record({**losses, **quantization})
         return (loss, output) if return_outputs else loss
+
+    @contextmanager
+    def _denoising(self, rows: Tensor | None):
+        """Within this context the codec leaves noise away in these rows, if it has a switch for that."""
+        if rows is None or not hasattr(self.model, "denoise"):
+            yield
+            return
+        self.model.denoise = rows
+        try:
+            yield
+        finally:
+            self.model.denoise = False
 
     def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
         parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss}
