@@ -163,7 +163,7 @@ def test_a_recipe_can_name_a_teacher(folder):
         ({"model__family": "opus"}, "family 'opus' is no codec.*stft_codec"),
         ({"model__family": None}, "family None is no codec"),
         ({"discriminator__family": "stft_codec"}, "'stft_codec' is no discriminator.*choose one of discriminator"),
-        ({"model__preset": "huge"}, "no preset 'huge'; choose one of bundled"),
+        ({"model__preset": "huge"}, "no preset 'huge'; choose one of stft_codec_16khz"),
         ({"training": None}, "lacks the section 'training'"),
         ({"data": [1]}, "section 'data' must be a mapping"),
         ({"data__crop_seconds": None}, "needs crop_seconds"),

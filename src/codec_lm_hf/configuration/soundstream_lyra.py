@@ -1,4 +1,4 @@
-"""SoundStream as released with Lyra V2 (github.com/google/lyra, version 1.3.2)."""
+"""SoundStream as released with Lyra V2 (github.com/google/lyra, version 1.3.2), and the bundled codec made of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,16 @@ class LyraCodecConfig(ResidualCodecConfig):
 
     model_type = "soundstream_lyra"
 
-    presets: ClassVar[dict[str, dict]] = {"lyra_v2": {}}
+    presets: ClassVar[dict[str, dict]] = {
+        "lyra_v2": {},
+        # The codec that comes with the package; see recipes/bundled_codec.yaml.
+        "bundled": {
+            "arithmetic": "float",
+            "num_quantizers": 8,
+            "codebook_size": 1024,
+            "target_bandwidths": (0.5, 1.0, 2.0, 4.0),
+        },
+    }
 
     target_bandwidths: list[float] | tuple[float, ...] = (3.2, 6.0, 9.2)
     sampling_rate: int = 16_000
