@@ -33,6 +33,8 @@ class LyraCodecConfig(ResidualCodecConfig):
             `"float"` plain floating point, to train; such a checkpoint has no int8 grids.
         num_quantizers: codebooks; 46 x 4 bits x 50 Hz = 9.2 kbps.
         codebook_size: entries per codebook.
+        semantic_hidden_size: features of the speech model that taught the first codebook, see
+            `modeling.codec_semantic`; `None`: none did.
         codebook_decay, kmeans_iterations, revive_below, residual_gradient: training of the codebooks, see
             `modeling.quantization`. How the original was trained is not published.
     """
@@ -65,6 +67,7 @@ class LyraCodecConfig(ResidualCodecConfig):
     arithmetic: str = "integer"
     num_quantizers: int = 46
     codebook_size: int = 16
+    semantic_hidden_size: int | None = None
     kmeans_iterations: int | None = 10
     residual_gradient: bool = True
 

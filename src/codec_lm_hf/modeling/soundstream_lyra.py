@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration.soundstream_lyra import LyraCodecConfig
-from .codec_base import CodecPreTrainedModel
+from .codec_semantic import SemanticCodecModel
 from .layers.conv import Conv1d, ConvTranspose1d
 from .layers.int8 import Int8ConvTranspose1d, Int8Grid, OrderedConv1d, fuse_int8
 from .layers.separable import SeparableResidualUnit, conv1d, leaky_relu
@@ -139,12 +139,12 @@ class LyraDecoder(nn.Module):
         return self.last(self.activation(x), time)
 
 
-class LyraCodecModel(CodecPreTrainedModel):
+class LyraCodecModel(SemanticCodecModel):
     """The codec of Lyra V2, a streaming relative of SoundStream (Zeghidour et al., 2021)."""
 
     config: LyraCodecConfig
     config_class = LyraCodecConfig
-    _keep_in_fp32_modules_strict = CodecPreTrainedModel._keep_in_fp32_modules_strict | {"scale"}
+    _keep_in_fp32_modules_strict = SemanticCodecModel._keep_in_fp32_modules_strict | {"scale"}
     # Of a checkpoint with int8 layers that is loaded with arithmetic="float".
     _keys_to_ignore_on_load_unexpected = [r"grid\.(scale|zero_point)$"]
 
@@ -153,6 +153,7 @@ class LyraCodecModel(CodecPreTrainedModel):
         self.encoder = LyraEncoder(config)
         self.decoder = LyraDecoder(config)
         self.quantizer = self._residual_quantizer(config.hidden_size)
+        self.semantic_projection = self._semantic_projection(config.hidden_size, config.semantic_hidden_size)
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:

@@ -105,8 +105,8 @@ def build_model(section: dict[str, Any], root: Path = Path()) -> CodecPreTrained
     """
     section = dict(section)
     if "from" in section:
-        source, fresh = section.pop("from"), section.pop("fresh_codebooks", False)
-        source = root / source if (root / source).is_dir() else source
+        source, fresh = _source(section, root), section.pop("fresh_codebooks", False)
+        del section["from"]
         model = AutoCodecModel.from_pretrained(source, ignore_mismatched_sizes=fresh, **section)
         for module in model.modules() if fresh else ():
             if isinstance(module, EuclideanCodebook):
@@ -127,9 +127,15 @@ def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | 
     return row.load("model")(_config(row, section))
 
 
-def build_teacher(section: dict[str, Any] | None) -> SemanticTeacher | None:
-    """The teacher of a recipe: `from` a checkpoint, and the `layer` of `SemanticTeacher`."""
-    return None if section is None else SemanticTeacher.from_pretrained(section["from"], section.get("layer"))
+def build_teacher(section: dict[str, Any] | None, root: Path = Path()) -> SemanticTeacher | None:
+    """The teacher of a recipe: `from` a checkpoint as in `build_model`, and the `layer` of `SemanticTeacher`."""
+    return None if section is None else SemanticTeacher.from_pretrained(_source(section, root), section.get("layer"))
+
+
+def _source(section: dict[str, Any], root: Path) -> str | Path:
+    """Where a checkpoint is: a folder, below `root` if its path is relative, or a repository."""
+    folder = root / section["from"]
+    return folder if folder.is_dir() else section["from"]
 
 
 def _family(section: dict[str, Any], kind: str) -> Family:
@@ -219,7 +225,10 @@ def run_recipe(
     arguments = CodecTrainingArguments(**{**recipe["training"], **overrides})
     set_seed(arguments.seed)
     model = build_model({"from": start_from} if start_from is not None else recipe["model"], Path(data_root))
-    discriminator, teacher = build_discriminator(recipe.get("discriminator")), build_teacher(recipe.get("teacher"))
+    discriminator, teacher = (
+        build_discriminator(recipe.get("discriminator")),
+        build_teacher(recipe.get("teacher"), Path(data_root)),
+    )
     train, clips = build_datasets(recipe["data"], model, Path(data_root))
     extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
     trainer = CodecTrainer(

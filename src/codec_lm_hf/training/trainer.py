@@ -215,7 +215,7 @@ class CodecTrainer(Trainer):
             discriminator.to(args.device)
         self.teacher = teacher
         if teacher is not None:
-            if not hasattr(model, "semantic_features"):
+            if getattr(model, "semantic_projection", None) is None:
                 raise ValueError(f"{type(model).__name__} has no semantic features to teach; leave out the teacher.")
             teacher.to(args.device)
         self.mel_loss = MultiScaleMelLoss(
