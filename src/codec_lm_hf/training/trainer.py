@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_utils import speed_metrics
 
@@ -48,6 +50,8 @@ class CodecTrainingArguments(TrainingArguments):
 
     Args:
         time_weight, mel_weight, stft_weight: of the reconstruction losses.
+        codebook_batches: fresh codebooks that follow moving averages start from k-means over the latents of so many
+            batches, seen before the first step; by default over the first batch.
         commitment_weight, codebook_weight: of the quantizers' losses; a codec whose codebooks follow moving averages
             has no codebook loss.
         distillation_weight: of the distance to the teacher's features, where there is a teacher.
@@ -79,6 +83,7 @@ class CodecTrainingArguments(TrainingArguments):
     mel_scales_per_step: int | None = field(default=None)
     mel_loss_kwargs: dict | None = field(default=None)
     stft_loss_kwargs: dict | None = field(default=None)
+    codebook_batches: int | None = field(default=None)
     commitment_weight: float = field(default=0.25)
     codebook_weight: float = field(default=1.0)
     distillation_weight: float = field(default=1.0)
@@ -150,6 +155,23 @@ class _TellEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch or 0))
 
 
+class _StartCodebooks(TrainerCallback):
+    """Fills fresh codebooks before the first step."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    @torch.no_grad()
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+        if state.global_step:
+            return
+        latents = [
+            model._encode_latents(batch["input_values"].to(args.device))
+            for batch in tqdm(islice(train_dataloader, self.batches), "starting codebooks", self.batches, unit="batch")
+        ]
+        model.quantizer.start(torch.cat(latents).transpose(1, 2).flatten(0, 1).float())
+
+
 class _Average(TrainerCallback):
     """Updates the averaged weights after every step."""
 
@@ -193,7 +215,7 @@ class CodecTrainer(Trainer):
             discriminator.to(args.device)
         self.teacher = teacher
         if teacher is not None:
-            if not hasattr(model, "semantic_features"):
+            if getattr(model, "semantic_projection", None) is None:
                 raise ValueError(f"{type(model).__name__} has no semantic features to teach; leave out the teacher.")
             teacher.to(args.device)
         self.mel_loss = MultiScaleMelLoss(
@@ -201,6 +223,10 @@ class CodecTrainer(Trainer):
         ).to(args.device)
         self.stft_loss = MultiScaleStftLoss(**(args.stft_loss_kwargs or {})).to(args.device)
         self.balancer = Balancer(self._weights(adversarial=True)) if args.balance_losses else None
+        if args.codebook_batches is not None:
+            if not hasattr(getattr(model, "quantizer", None), "start"):
+                raise ValueError(f"{type(model).__name__} has no codebooks to start; leave out codebook_batches.")
+            self.add_callback(_StartCodebooks(args.codebook_batches))
         self.averaged = None
         if args.ema_decay:
             self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
@@ -243,8 +269,11 @@ class CodecTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The codec's loss on a batch; on the way, the discriminator learns from it."""
-        output = model(**inputs)
-        target = inputs["input_values"]
+        inputs = dict(inputs)
+        target = inputs.pop("target_values", inputs["input_values"])
+        denoise = inputs.pop("denoise", None)
+        with self._denoising(denoise):
+            output = model(**inputs)
         if "padding_mask" in inputs:
             target = target * inputs["padding_mask"][:, None]
         audio = output["audio_values"].float()
@@ -270,6 +299,18 @@ class CodecTrainer(Trainer):
         loss = self._combine(losses, audio) + sum(weights[name] * term for name, term in quantization.items())
         self._record({**losses, **quantization})
         return (loss, output) if return_outputs else loss
+
+    @contextmanager
+    def _denoising(self, rows: Tensor | None):
+        """Within this context the codec leaves noise away in these rows, if it has a switch for that."""
+        if rows is None or not hasattr(self.model, "denoise"):
+            yield
+            return
+        self.model.denoise = rows
+        try:
+            yield
+        finally:
+            self.model.denoise = False
 
     def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
         parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss}
