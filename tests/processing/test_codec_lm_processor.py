@@ -100,6 +100,22 @@ def test_from_a_text_to_a_waveform_and_training_by_the_collator(tmp_path):
     assert ours.batch_decode(torch.empty(1, 2, 0, dtype=torch.long))[0].shape == (1, 0)
 
 
+def test_a_trainer_saves_it_with_every_checkpoint(tmp_path):
+    ours = processor()
+    fields = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": len(ours.symbols)}
+    model = ValleForConditionalGeneration(ValleConfig(**BUNDLED, **fields))
+    special = {name: value for name, value in model.config.to_dict().items() if name.endswith("token_id")}
+    rows = [{key: value[0] for key, value in ours(text, target_codes=codes(9)).items()} for text in TEXTS]
+    arguments = TrainingArguments(tmp_path, max_steps=1, report_to=[], disable_tqdm=True, use_cpu=True)
+    trainer = Trainer(model, arguments, ours.pad, rows, processing_class=ours)
+    trainer.train()
+    trainer.save_model()
+    for folder in (tmp_path, tmp_path / "checkpoint-1"):
+        assert AutoProcessor.from_pretrained(folder).symbols == ours.symbols
+    after = model.config.to_dict()
+    assert {name: after[name] for name in after if name.endswith("token_id")} == special
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

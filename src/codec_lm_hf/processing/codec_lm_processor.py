@@ -20,6 +20,16 @@ from .feature_extraction import CodecFeatureExtractor
 _SUBFOLDER = "codec"
 
 
+class _NoSpecialTokens:
+    """What a processor without a tokenizer of transformers shows a `Trainer` in its place.
+
+    A `Trainer` copies the special tokens of `processing_class.tokenizer` into the model's configuration. Those of our
+    families are the configuration's own: there is nothing to copy.
+    """
+
+    eos_token_id = bos_token_id = pad_token_id = None
+
+
 class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
     """Holds the codec of a codec language model. A family adds what it does with texts.
 
@@ -31,6 +41,8 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         num_codebooks: codes per frame that the model takes; the codec may have more.
         codebook_size: entries per codebook.
     """
+
+    tokenizer = _NoSpecialTokens()
 
     def __init__(
         self,
