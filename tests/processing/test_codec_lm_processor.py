@@ -48,13 +48,15 @@ def test_texts_and_codes_become_a_batch():
 
 
 def test_it_is_saved_with_its_symbols_and_its_codec_by_name(tmp_path):
-    ours = processor(codec_name=codec_lm_hf.bundled("codec"), codec_revision="main")
+    ours = processor(codec_name="bundled:codec", codec_revision="main")
     ours.save_pretrained(tmp_path)
     ValleConfig(**BUNDLED).save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is ValleProcessor
     assert {**loaded.to_dict(), "auto_map": ours.auto_map} == ours.to_dict()
     assert loaded.symbols == ours.symbols and not (tmp_path / "codec").exists()
+    # A name that holds on other machines too.
+    assert loaded.codec_name == loaded.codec.name_or_path == "bundled:codec"
     assert loaded.codec.config.sampling_rate == 16000
 
 

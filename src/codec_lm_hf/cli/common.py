@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 STDIO = Path("-")
-# What files call the bundled codec: its path differs from machine to machine.
 BUNDLED = "bundled:codec"
 
 
@@ -23,11 +22,7 @@ def load_codec(name: str | None, revision: str | None = None):
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if name not in (None, BUNDLED):
-        return codec_lm_hf.AutoCodecModel.from_pretrained(name, revision=revision).eval().fuse()
-    model = codec_lm_hf.AutoCodecModel.from_pretrained(codec_lm_hf.bundled("codec")).eval().fuse()
-    model.config.name_or_path = BUNDLED
-    return model
+    return codec_lm_hf.AutoCodecModel.from_pretrained(name or BUNDLED, revision=revision).eval().fuse()
 
 
 def load_entropy_lm(name: str):

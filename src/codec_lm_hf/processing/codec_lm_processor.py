@@ -36,7 +36,8 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
     The codec is loaded when it is first needed; with codes made before, it never is.
 
     Args:
-        codec_name: repository or directory of the codec; `None`: the folder `codec` beside the processor's own file.
+        codec_name: repository or directory of the codec, or `"bundled:codec"`; `None`: the folder `codec` beside the
+            processor's own file.
         codec_revision: of the repository.
         num_codebooks: codes per frame that the model takes; the codec may have more.
         codebook_size: entries per codebook.
