@@ -24,7 +24,7 @@ def train_codec(
 
     Example: codec-lm train-codec recipes/bundled_codec.yaml --data-root DATA
     """
-    from ..training.recipe import run_recipe
+    from ..training.codec_recipe import run_recipe
 
     overrides = {"output_dir": str(output_dir) if output_dir else None, "max_steps": max_steps}
     given = {name: value for name, value in overrides.items() if value is not None}

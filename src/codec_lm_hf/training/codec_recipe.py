@@ -1,21 +1,27 @@
-"""A training recipe: one YAML file that says what is trained, on what, and how."""
+"""A codec's training recipe: one YAML file that says what is trained, on what, and how."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedConfig, set_seed
 
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import CodecDiscriminator
 from ..processing.feature_extraction import CodecFeatureExtractor
-from ..registry import FAMILIES, Family, family
 from .data import Augmentation, ClipDataset, CropDataset, StreamCropDataset, find_recordings, recordings_of
 from .distillation import SemanticTeacher
+from .recipe_base import (
+    RecipeError,
+    begin,
+    check_names,
+    check_training,
+    config_of,
+    family_of,
+    finish,
+    read_sections,
+)
 from .trainer import CodecTrainer, CodecTrainingArguments
 
 _SECTIONS = ("model", "discriminator", "teacher", "data", "training")
@@ -33,10 +39,6 @@ _DATA = (
 )
 
 
-class RecipeError(ValueError):
-    """The recipe asks for something that does not exist; the message names it."""
-
-
 def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str, Any]:
     """Read and check a recipe.
 
@@ -47,42 +49,22 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     Raises:
         RecipeError: the file is no YAML mapping, or has a section or field that is unknown.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} cannot be read as a recipe: {error}") from error
-    if not isinstance(recipe, dict):
-        raise RecipeError(f"{path} must be a mapping with the sections {', '.join(_SECTIONS)}.")
-    _check_names("section", recipe, _SECTIONS)
-    for name in ("model", "data", "training"):
-        if name not in recipe and not (name == "model" and model_given):
-            raise RecipeError(f"{path} lacks the section {name!r}.")
-    for name, section in recipe.items():
-        if not isinstance(section, dict):
-            raise RecipeError(f"the section {name!r} must be a mapping of fields, got {section!r}.")
-    _check_names("data field", recipe["data"], _DATA)
+    needed = [name for name in ("model", "data", "training") if not (name == "model" and model_given)]
+    recipe = read_sections(path, _SECTIONS, needed)
+    check_names("data field", recipe["data"], _DATA)
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
     _check_teacher(recipe.get("teacher"))
-    _check_names("training field", recipe["training"], [entry.name for entry in fields(CodecTrainingArguments)])
+    check_training(CodecTrainingArguments, recipe["training"])
     return recipe
 
 
 def _check_teacher(section: dict[str, Any] | None) -> None:
     if section is None:
         return
-    _check_names("teacher field", section, ("from", "layer"))
+    check_names("teacher field", section, ("from", "layer"))
     if "from" not in section:
         raise RecipeError("the section 'teacher' needs from, a speech model with its feature extractor.")
-
-
-def _check_names(kind: str, given: dict, known) -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}.")
 
 
 def build_model(section: dict[str, Any]) -> CodecPreTrainedModel:
@@ -90,8 +72,8 @@ def build_model(section: dict[str, Any]) -> CodecPreTrainedModel:
     section = dict(section)
     if "from" in section:
         return AutoCodecModel.from_pretrained(section.pop("from"), **section)
-    row = _family(section, "codec")
-    return row.load("model")(_config(row, section))
+    row = family_of(section, "codec")
+    return row.load("model")(config_of(row, section))
 
 
 def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | None:
@@ -99,35 +81,15 @@ def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | 
     if section is None:
         return None
     section = dict(section)
-    row = _family(section, "discriminator")
+    row = family_of(section, "discriminator")
     if "from" in section:
         return row.load("model").from_pretrained(section.pop("from"), **section)
-    return row.load("model")(_config(row, section))
+    return row.load("model")(config_of(row, section))
 
 
 def build_teacher(section: dict[str, Any] | None) -> SemanticTeacher | None:
     """The teacher of a recipe: `from` a checkpoint, and the `layer` of `SemanticTeacher`."""
     return None if section is None else SemanticTeacher.from_pretrained(section["from"], section.get("layer"))
-
-
-def _family(section: dict[str, Any], kind: str) -> Family:
-    """Take the family out of a section."""
-    names = [row.name for row in FAMILIES if row.kind == kind]
-    name = section.pop("family", None)
-    if name not in names:
-        raise RecipeError(f"family {name!r} is no {kind} of this package; choose one of {', '.join(names)}.")
-    return family(name)
-
-
-def _config(row: Family, section: dict[str, Any]) -> PreTrainedConfig:
-    """The configuration that the rest of a section asks for: fields, over a preset if it names one."""
-    config_class = row.load("config")
-    preset = section.pop("preset", None)
-    if preset is not None and preset not in config_class.presets:
-        known = ", ".join(config_class.presets)
-        raise RecipeError(f"{row.name} has no preset {preset!r}; choose one of {known}.")
-    _check_names(f"{row.kind} field", section, [entry.name for entry in fields(config_class)])
-    return config_class(**{**config_class.presets.get(preset, {}), **section})
 
 
 def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: Path):
@@ -189,9 +151,7 @@ def run_recipe(
         RecipeError: see `read_recipe`.
     """
     recipe = read_recipe(path, model_given=start_from is not None)
-    _check_names("training field", overrides, [entry.name for entry in fields(CodecTrainingArguments)])
-    arguments = CodecTrainingArguments(**{**recipe["training"], **overrides})
-    set_seed(arguments.seed)
+    arguments = begin(CodecTrainingArguments, recipe["training"], overrides)
     model = build_model({"from": start_from} if start_from is not None else recipe["model"])
     discriminator, teacher = build_discriminator(recipe.get("discriminator")), build_teacher(recipe.get("teacher"))
     train, clips = build_datasets(recipe["data"], model, Path(data_root))
@@ -199,7 +159,4 @@ def run_recipe(
     trainer = CodecTrainer(
         model, arguments, discriminator, teacher, train_dataset=train, eval_dataset=clips, processing_class=extractor
     )
-    trainer.train(resume_from_checkpoint=resume or None)
-    trainer.save_model()
-    trainer.save_state()
-    return trainer
+    return finish(trainer, resume)

@@ -13,7 +13,8 @@ from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
 import codec_lm_hf
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
-from codec_lm_hf.training.recipe import RecipeError, read_recipe, run_recipe
+from codec_lm_hf.training.codec_recipe import read_recipe, run_recipe
+from codec_lm_hf.training.recipe_base import RecipeError
 from tests.common.tiny import TINY
 from tests.training.helpers import RATE, hubert, write_recordings
 
