@@ -22,6 +22,7 @@ from .lm_base import (
     CodecLMPreTrainedModel,
     check_codes,
     check_ends,
+    code_hits,
     cross_entropy_sum,
     logger,
 )
@@ -40,12 +41,15 @@ class ValleOutput(ModelOutput):
             more with `prepend_bos`.
         nar_logits: for each level that was trained or evaluated, `(batch, frames, codebook_size)`, after the prefix.
         levels: which levels these are.
+        code_hits: in evaluation, `(batch, codebooks, 2)`: codes of each row that are the most likely ones, given those
+            before, and codes that were to be predicted. An end of speech is one of them, the prefix is none.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     nar_logits: tuple[Tensor, ...] | None = None
     levels: tuple[int, ...] | None = None
+    code_hits: Tensor | None = None
 
 
 @dataclass
@@ -242,23 +246,29 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         lengths = check_ends("labels", labels)
         stage, items = self.config.train_stage, kwargs.get("num_items_in_batch")
         frames = lengths.sum() if items is None else items / self.config.num_codebooks
-        losses, logits, nar_logits, levels = [], None, None, ()
+        losses, logits, nar_logits, levels, predicted = [], None, None, (), {}
         if stage in ("both", "ar"):
-            logits, loss = self._ar_loss(text, labels, lengths)
+            logits, loss, targets = self._ar_loss(text, labels, lengths)
             losses.append(loss)
+            predicted[0] = logits, targets
         if stage in ("both", "nar") and self.nar is not None:
             levels = self._levels(level)
             prefix = [self._split(labels, lengths, prompt_codes, at, prefix_length) for at in levels]
             passes = [self._nar_loss(text, *parts, at, lengths) for at, parts in zip(levels, prefix, strict=True)]
             nar_logits = tuple(found for found, _ in passes)
             losses.append(torch.stack([loss for _, loss in passes]).mean())
+            predicted |= {at: (found, parts[2]) for at, parts, found in zip(levels, prefix, nar_logits, strict=True)}
+        hits = None if self.training else labels.new_zeros(len(labels), self.config.num_codebooks, 2)
+        if hits is not None:
+            for at, (found, targets) in predicted.items():
+                hits[:, at] = code_hits(found, targets)
         loss = torch.stack(losses).mean()
-        output = ValleOutput(loss if self.config.original_loss else loss / frames, logits, nar_logits, levels)
+        output = ValleOutput(loss if self.config.original_loss else loss / frames, logits, nar_logits, levels, hits)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
-    def _ar_loss(self, text: _Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the first codebook, and their summed loss."""
+    def _ar_loss(self, text: _Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the first codebook, their summed loss, and the codes they should have said."""
         codes = labels[:, 0].where(labels[:, 0] >= 0, self.config.end_id)
         after = codes.new_full((len(codes), 1), self.config.end_id)
         targets = torch.cat([codes, after], dim=1)
@@ -270,9 +280,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         valid = places < lengths[:, None]
         hidden = self.ar(text, self._ar_audio(inputs, places[None]), valid)
         logits = self.ar.heads[0](hidden)
-        if not self.config.original_loss:
-            targets = targets.masked_fill(~valid, NO_CODE)
-        return logits, cross_entropy_sum(logits, targets)
+        known = targets.masked_fill(~valid, NO_CODE)
+        return logits, cross_entropy_sum(logits, targets if self.config.original_loss else known), known
 
     def _nar_loss(
         self, text: _Text, prompt: Tensor, codes: Tensor, targets: Tensor, level: int, lengths: Tensor
