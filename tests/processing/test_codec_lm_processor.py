@@ -33,6 +33,11 @@ def test_letters():
     assert symbol_table(["ba", "ca"]) == ["<pad>", "<bos>", "<eos>", "a", "b", "c"]
 
 
+def test_a_prompt_s_text_can_stand_before_texts_of_one_word():
+    ours = ValleProcessor(ValleProcessor.symbols_of(["one", "two"]), **BUNDLED)
+    assert ours("one", prompt_text="two", prompt_codes=codes(3))["input_ids"].shape == (1, 2 + len("two_one"))
+
+
 def test_texts_and_codes_become_a_batch():
     ours = processor()
     batch = ours(TEXTS, prompt_text=["two", ""], prompt_codes=codes(3, 5), target_codes=codes(4, 2))
