@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import AutoFeatureExtractor, AutoModel
 
 import codec_lm_hf
+from codec_lm_hf.bitstream.codes import CodesHeader
 from codec_lm_hf.demo.roundtrip import SPEECH
 from codec_lm_hf.evaluation.metrics import log_mel_distance, stoi
 from codec_lm_hf.processing.audio import load_audio
@@ -30,6 +31,13 @@ def codec():
 def speech():
     audio, _ = load_audio(SPEECH, 16000, 1)
     return torch.from_numpy(audio)[None]
+
+
+def test_its_name_in_files_is_the_same_on_every_machine():
+    codec = codec_lm_hf.AutoCodecModel.from_pretrained("bundled:codec")
+    assert CodesHeader.of(codec).codec == codec.name_or_path == "bundled:codec"
+    with pytest.raises(ValueError, match="no bundled checkpoint 'singer'; there is: codec"):
+        codec_lm_hf.AutoCodecModel.from_pretrained("bundled:singer")
 
 
 def test_it_is_small_and_stored_in_half_precision():

@@ -14,7 +14,7 @@ from codec_lm_hf.registry import FAMILIES
 ROOT = Path(codec_lm_hf.__file__).parent
 # From the ground up; a floor's rooms do not know each other. `""` is the package itself: its public names.
 FLOORS = [
-    {"registry"},
+    {"registry", "pretrained"},
     {"hub"},
     {"configuration"},
     {"modeling"},

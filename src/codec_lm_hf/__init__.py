@@ -6,9 +6,9 @@ Importing this package registers every family with transformers' Auto classes.
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
 
+from .pretrained import bundled
 from .registry import FAMILIES
 
 __version__ = "0.1.0"
@@ -41,22 +41,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-def bundled(name: str) -> str:
-    """Path of a small checkpoint that comes with the package, for `from_pretrained`.
-
-    Args:
-        name: `"codec"`, the 16 kHz speech codec.
-
-    Raises:
-        ValueError: nothing of this name is bundled.
-    """
-    root = Path(__file__).parent / "pretrained"
-    names = sorted(path.parent.name for path in root.glob("*/config.json"))
-    if name not in names:
-        raise ValueError(f"no bundled checkpoint {name!r}; there is: {', '.join(names)}.")
-    return str(root / name)
 
 
 def register() -> None:

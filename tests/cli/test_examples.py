@@ -82,6 +82,26 @@ def prepare_recipe(folder: Path) -> None:
             soundfile.write(place / f"{number}.wav", audio[: 2 * rate], rate)
 
 
+def prepare_lm_recipe(folder: Path) -> None:
+    """The recipe with two steps of a small model and without judges, and a little data where it looks for it."""
+    recipe = yaml.safe_load((PROJECT / "recipes" / "valle_phrases.yaml").read_text())
+    recipe["model"] |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    recipe["evaluation"] |= {"rows": 1, "judges": []}
+    recipe["evaluation"]["generation"] |= {"max_new_tokens": 5}
+    recipe["training"] |= {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0, "eval_steps": 1}
+    recipe["training"] |= {"save_steps": 1, "metric_for_best_model": "loss", "logging_steps": 1}
+    recipe["training"] |= {"lr_scheduler_kwargs": {"num_decay_steps": 1}}
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "valle_phrases.yaml").write_text(yaml.safe_dump(recipe))
+    prepare_recordings(folder)
+    audio, rate = soundfile.read(folder / "recordings" / "speech.wav")
+    soundfile.write(folder / "recordings" / "more.wav", audio[: rate // 2], rate)
+    for name in ("speech", "more"):
+        (folder / "recordings" / f"{name}.txt").write_text(name)
+    for data in {*recipe["data"]["train"], *recipe["data"]["eval"]}:
+        codec_lm("tokenize", str(folder / "recordings"), "-o", str(folder / "DATA" / data))
+
+
 def prepare_language_model(folder: Path) -> None:
     """A tiny one, not trained, with its processor and codec, and a voice."""
     symbols = codec_lm_hf.ValleProcessor.symbols_of(["hi"])
@@ -102,6 +122,7 @@ PREPARE = {
     "tokenize": prepare_recordings,
     "align": prepare_data_set_of_codes,
     "train-codec": prepare_recipe,
+    "train-lm": prepare_lm_recipe,
 }
 LEAVES = {
     "generate": ["hi.wav"],
@@ -113,6 +134,7 @@ LEAVES = {
     "tokenize": ["codes/dataset_info.json"],
     "align": ["aligned/dataset_info.json", "aligned/codes-000000.parquet"],
     "train-codec": ["runs/bundled_codec/model.safetensors"],
+    "train-lm": ["runs/valle_phrases/model.safetensors", "runs/valle_phrases/samples/step-2/table.jsonl"],
 }
 
 

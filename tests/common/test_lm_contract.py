@@ -29,6 +29,11 @@ def loss_of(model, inputs, seed=0, **more):
     return model(**inputs, **more).loss
 
 
+def loss_output(model, inputs):
+    with torch.no_grad():
+        return model(**inputs)
+
+
 def details(model, given, **options):
     options = {"do_sample": False, "max_new_tokens": 7, "return_dict_in_generate": True, **options}
     return model.generate(**given, **options)
@@ -147,7 +152,23 @@ def test_a_plain_trainer_overfits_four_rows_until_it_speaks_them(name, tmp_path)
     assert found.sequences.shape == expected.shape
     assert torch.equal(found.sequences[:, : case.reproduced], expected[:, : case.reproduced])
     with torch.no_grad():
-        assert model(**inputs).loss < 0.2
+        learnt = model(**inputs)
+    assert learnt.loss < 0.2
+    hits, codes = learnt.code_hits.sum(0).unbind(-1)
+    assert (hits > 0.9 * codes).all()
+
+
+@every_lm
+def test_evaluation_counts_the_codes_that_are_most_likely(name):
+    case, model = TINY_LM[name], model_of(name)
+    inputs = case.batch(RAGGED)
+    counted = loss_output(model, inputs).code_hits
+    frames = (inputs["labels"] != NO_CODE).sum(-1)
+    hits, codes = counted.unbind(-1)
+    assert counted.shape == (3, model.config.num_codebooks, 2)
+    # A prefix is not predicted; an end is.
+    assert (hits >= 0).all() and (hits <= codes).all() and (codes > 0).all() and (codes <= frames + 1).all()
+    assert loss_output(case.model().train(), inputs).code_hits is None
 
 
 @every_lm

@@ -36,7 +36,7 @@ def test_letters():
 def test_transcriptions():
     assert ipa(" tˈu ˌɛks, nˈiːd?") == ["t", "ˈu", "_", "ˌɛ", "k", "s", ",", "_", "n", "ˈiː", "d", "?"]
     ours = ValleProcessor(ValleProcessor.symbols_of(["tˈu"], "ipa"), "ipa")
-    assert ours.symbols[3:] == ["t", "ˈu"] and ours("tˈu")["input_ids"].tolist() == [[1, 3, 4, 2]]
+    assert ours.symbols[3:] == ["_", "t", "ˈu"] and ours("tˈu")["input_ids"].tolist() == [[1, 4, 5, 2]]
 
 
 def test_phonemes_by_gruut():
@@ -62,6 +62,11 @@ def test_durations_are_those_of_their_own_text():
     assert processor()("one", durations=[1, 2, 3, 4, 5])["durations"].tolist() == [[1, 2, 3, 4, 5]]
 
 
+def test_a_prompt_s_text_can_stand_before_texts_of_one_word():
+    ours = ValleProcessor(ValleProcessor.symbols_of(["one", "two"]), **BUNDLED)
+    assert ours("one", prompt_text="two", prompt_codes=codes(3))["input_ids"].shape == (1, 2 + len("two_one"))
+
+
 def test_texts_and_codes_become_a_batch():
     ours = processor()
     batch = ours(TEXTS, prompt_text=["two", ""], prompt_codes=codes(3, 5), target_codes=codes(4, 2))
@@ -77,13 +82,15 @@ def test_texts_and_codes_become_a_batch():
 
 
 def test_it_is_saved_with_its_symbols_and_its_codec_by_name(tmp_path):
-    ours = processor(codec_name=codec_lm_hf.bundled("codec"), codec_revision="main")
+    ours = processor(codec_name="bundled:codec", codec_revision="main")
     ours.save_pretrained(tmp_path)
     ValleConfig(**BUNDLED).save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is ValleProcessor
     assert {**loaded.to_dict(), "auto_map": ours.auto_map} == ours.to_dict()
     assert loaded.symbols == ours.symbols and not (tmp_path / "codec").exists()
+    # A name that holds on other machines too.
+    assert loaded.codec_name == loaded.codec.name_or_path == "bundled:codec"
     assert loaded.codec.config.sampling_rate == 16000
 
 
@@ -127,6 +134,22 @@ def test_from_a_text_to_a_waveform_and_training_by_the_collator(tmp_path):
     waves = ours.batch_decode(model.eval().generate(**batch, max_new_tokens=5, min_new_tokens=5, seed=0))
     assert waves[0].shape == (1, 5 * ours.codec.config.hop_length) and np.isfinite(waves[0]).all()
     assert ours.batch_decode(torch.empty(1, 2, 0, dtype=torch.long))[0].shape == (1, 0)
+
+
+def test_a_trainer_saves_it_with_every_checkpoint(tmp_path):
+    ours = processor()
+    fields = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": len(ours.symbols)}
+    model = ValleForConditionalGeneration(ValleConfig(**BUNDLED, **fields))
+    special = {name: value for name, value in model.config.to_dict().items() if name.endswith("token_id")}
+    rows = [{key: value[0] for key, value in ours(text, target_codes=codes(9)).items()} for text in TEXTS]
+    arguments = TrainingArguments(tmp_path, max_steps=1, report_to=[], disable_tqdm=True, use_cpu=True)
+    trainer = Trainer(model, arguments, ours.pad, rows, processing_class=ours)
+    trainer.train()
+    trainer.save_model()
+    for folder in (tmp_path, tmp_path / "checkpoint-1"):
+        assert AutoProcessor.from_pretrained(folder).symbols == ours.symbols
+    after = model.config.to_dict()
+    assert {name: after[name] for name in after if name.endswith("token_id")} == special
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,25 @@ from codec_lm_hf.training.data import ClipDataset, CropDataset, find_recordings
 from codec_lm_hf.training.trainer import CodecTrainer, CodecTrainingArguments
 from tests.common.tiny import TINY
 
+PROJECT = Path(__file__).parents[2]
 RATE = 16000
 CROP = 3200
+
+
+def launch(module: str, folder: Path) -> None:
+    """Run `python -m module folder` in two processes on one CPU (gloo), as a user starts them."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [*command, "-m", module, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
 def write_recordings(folder: Path, count: int = 10, seconds: float = 0.4, rate: int = RATE) -> Path:

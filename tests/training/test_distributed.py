@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests.training.helpers import clips, trainer, write_recordings
+from tests.training.helpers import clips, launch, trainer, write_recordings
 from tests.training.test_resume import assert_same
-
-PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +14,7 @@ def run(tmp_path_factory):
     """The results of both processes, and their folder."""
     folder = tmp_path_factory.mktemp("distributed")
     write_recordings(folder / "audio")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [*command, "-m", "tests.training.distributed_run", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    launch("tests.training.distributed_run", folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)], folder
 
 

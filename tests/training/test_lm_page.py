@@ -1,8 +1,10 @@
-"""docs/train_lm.md does what it says, on codes that `codec-lm tokenize` made with the bundled codec."""
+"""docs/train_lm.md does what it says, from recordings on: its commands and its Python, in one folder."""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import datasets
@@ -10,21 +12,25 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import codec_lm_hf
+from codec_lm_hf.cli import app
 from codec_lm_hf.demo.roundtrip import SPEECH
-from codec_lm_hf.training.labelled import load_labelled
-from codec_lm_hf.training.tokenize import tokenize
+from codec_lm_hf.training.lm_recipe import read_recipe
+from codec_lm_hf.training.recipe_base import RecipeError
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "train_lm.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    codec-lm (.*)$", PAGE, re.M)
 TEXTS = ["one", "two", "one two", "two one"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What the page's Python leaves, all of it run in one scope, and its folder."""
+    """What the page's Python leaves, all of it run in one scope after the commands, and the folder of both."""
     folder = tmp_path_factory.mktemp("page")
     audio, rate = soundfile.read(SPEECH, dtype="float32")
     (folder / "recordings").mkdir()
@@ -32,12 +38,15 @@ def trained(tmp_path_factory):
         piece = audio[number * rate // 2 :][: rate // 2 + number * 1000]
         soundfile.write(folder / "recordings" / f"{number}.wav", piece, rate)
         (folder / "recordings" / f"{number}.txt").write_text(text)
-    codec = codec_lm_hf.AutoCodecModel.from_pretrained(codec_lm_hf.bundled("codec")).eval()
-    tokenize(codec, load_labelled(folder / "recordings"), folder / "codes", num_quantizers=4)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    (folder / "valle.yaml").write_text(recipe)
     scope: dict = {"speech": audio[:rate], "rate": rate}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        for command in COMMANDS:
+            done = CliRunner().invoke(app, shlex.split(command))
+            assert done.exit_code == 0, (command, done.output, done.exception)
         for block in re.findall(r"```python\n(.*?)```", PAGE, re.S):
             if "get_peft_model" in block:
                 scope["before"] = {name: value.clone() for name, value in scope["model"].state_dict().items()}
@@ -45,9 +54,43 @@ def trained(tmp_path_factory):
     return scope, folder
 
 
+def test_the_commands_train_and_speak(trained):
+    _, folder = trained
+    assert len(COMMANDS) == 3
+    output = folder / "runs" / "valle"
+    steps = sorted(path.name for path in output.glob("checkpoint-*"))
+    assert steps == ["checkpoint-10", "checkpoint-20", "checkpoint-30"]
+    assert codec_lm_hf.ValleForConditionalGeneration.from_pretrained(output).config.num_codebooks == 4
+    # Known by its name, the bundled codec does not go along.
+    assert codec_lm_hf.ValleProcessor.from_pretrained(output).codec_name == "bundled:codec"
+    assert not (output / "codec").exists()
+    for step in (10, 20, 30):
+        rows = (output / "samples" / f"step-{step}" / "table.jsonl").read_text().splitlines()
+        assert [json.loads(row)["text"] for row in rows] == [TEXTS[0], TEXTS[2]]
+
+
+def test_the_fields_of_the_table_are_those_that_there_are(tmp_path):
+    """What stands in it as code, but for values, is known to `read_recipe`, and nothing else is."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.M))
+    assert list(rows) == ["model", "processor", "data", "training", "evaluation"]
+    for section in ("data", "evaluation"):
+        path = tmp_path / f"{section}.yaml"
+        known = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.S)[1])
+        known[section]["nothing"] = 1
+        path.write_text(yaml.safe_dump(known))
+        with pytest.raises(RecipeError) as refused:
+            read_recipe(path)
+        names = set(str(refused.value).partition("known: ")[2].rstrip(".").split(", "))
+        told = set(re.findall(r"`(\w+)`", rows[section]))
+        if section == "data":
+            # The rest is told below the table.
+            told |= {"inputs", "targets", "prompt", "join"} & set(re.findall(r"^- `(\w+)", PAGE, re.M))
+        assert names <= told, section
+
+
 def test_a_plain_trainer_trains_and_saves_what_speaks(trained):
     scope, folder = trained
-    assert scope["codes"].shape[:2] == (1, 4)
+    assert scope["codes"].shape[:2] == (1, 8)
     frames = scope["codes"].shape[-1]
     assert scope["waveform"].shape == (1, frames * 320) and np.isfinite(scope["waveform"]).all()
     model = codec_lm_hf.ValleForConditionalGeneration.from_pretrained(folder / "valle")

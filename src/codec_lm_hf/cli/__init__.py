@@ -15,6 +15,7 @@ from .list import list_families
 from .roundtrip import roundtrip
 from .tokenize import tokenize
 from .train_codec import train_codec
+from .train_lm import train_lm
 
 app = typer.Typer(
     name="codec-lm",
@@ -35,6 +36,7 @@ app.command("export-onnx")(export_onnx)
 app.command("tokenize")(tokenize)
 app.command("align")(align)
 app.command("train-codec")(train_codec)
+app.command("train-lm")(train_lm)
 
 
 def main() -> None:

@@ -8,10 +8,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
+
+import typer
+
+# What the commands that train have in common.
+Recipe = Annotated[Path, typer.Argument(help="YAML recipe; see recipes/.")]
+DataRoot = Annotated[Path, typer.Option(help="Folder that the recipe's data folders are below.")]
+StartFrom = Annotated[str | None, typer.Option("--from", help="Checkpoint to fine-tune instead of a fresh model.")]
+Resume = Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")]
+OutputDir = Annotated[Path | None, typer.Option(help="Replaces the recipe's.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Replaces the recipe's.")]
 
 STDIO = Path("-")
-# What files call the bundled codec: its path differs from machine to machine.
 BUNDLED = "bundled:codec"
 
 
@@ -23,11 +32,7 @@ def load_codec(name: str | None, revision: str | None = None):
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if name not in (None, BUNDLED):
-        return codec_lm_hf.AutoCodecModel.from_pretrained(name, revision=revision).eval().fuse()
-    model = codec_lm_hf.AutoCodecModel.from_pretrained(codec_lm_hf.bundled("codec")).eval().fuse()
-    model.config.name_or_path = BUNDLED
-    return model
+    return codec_lm_hf.AutoCodecModel.from_pretrained(name or BUNDLED, revision=revision).eval().fuse()
 
 
 def load_entropy_lm(name: str):
@@ -49,6 +54,12 @@ def load_entropy_lm(name: str):
             "`codec-lm convert encodec_entropy_lm`."
         )
     return codec_lm_hf.EncodecEntropyLMModel.from_pretrained(name).eval()
+
+
+def training_overrides(output_dir: Path | None, max_steps: int | None) -> dict[str, str | int]:
+    """Fields of a recipe's training section that the command line replaces."""
+    given = {"output_dir": str(output_dir) if output_dir else None, "max_steps": max_steps}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @contextmanager

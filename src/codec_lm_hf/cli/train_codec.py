@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from .common import DataRoot, MaxSteps, OutputDir, Recipe, Resume, StartFrom, training_overrides
 
 
 def train_codec(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe; see recipes/.")],
-    data_root: Annotated[Path, typer.Option(help="Folder that the recipe's data folders are below.")] = Path("."),
-    start_from: Annotated[
-        str | None, typer.Option("--from", help="Checkpoint to fine-tune instead of a fresh model.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")] = False,
-    output_dir: Annotated[Path | None, typer.Option(help="Replaces the recipe's.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Replaces the recipe's.")] = None,
+    recipe: Recipe,
+    data_root: DataRoot = Path("."),
+    start_from: StartFrom = None,
+    resume: Resume = False,
+    output_dir: OutputDir = None,
+    max_steps: MaxSteps = None,
 ) -> None:
     """Train a codec as a recipe says (needs the extra `train`).
 
@@ -24,8 +21,6 @@ def train_codec(
 
     Example: codec-lm train-codec recipes/bundled_codec.yaml --data-root DATA
     """
-    from ..training.recipe import run_recipe
+    from ..training.codec_recipe import run_recipe
 
-    overrides = {"output_dir": str(output_dir) if output_dir else None, "max_steps": max_steps}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    run_recipe(recipe, data_root, start_from, resume, **given)
+    run_recipe(recipe, data_root, start_from, resume, **training_overrides(output_dir, max_steps))

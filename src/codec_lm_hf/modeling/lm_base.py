@@ -113,7 +113,8 @@ class Steps:
 class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     """Base of every codec language model.
 
-    A family defines `forward(..., labels)` with its loss, `generate(...)` and `_next_logits(ids, state)`.
+    A family defines `forward(..., labels)` with its loss (and in evaluation `code_hits`, see there), `generate(...)`
+    and `_next_logits(ids, state)`.
     """
 
     config: CodecLMConfig
@@ -309,3 +310,19 @@ def check_ends(name: str, codes: Tensor) -> Tensor:
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over labels `(...)` but `NO_CODE` of the cross entropy of `logits` `(..., vocabulary)`, in float32."""
     return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=NO_CODE, reduction="sum")
+
+
+@torch.no_grad()
+def code_hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many of the targets but `NO_CODE` are the most likely codes, and how many there are.
+
+    Args:
+        logits: `(..., frames, vocabulary)`.
+        targets: `(..., frames)`.
+
+    Returns:
+        `(..., 2)` int64.
+    """
+    counted = targets != NO_CODE
+    hits = (logits.argmax(-1) == targets) & counted
+    return torch.stack([hits.sum(-1), counted.sum(-1)], dim=-1)

@@ -22,6 +22,7 @@ from .lm_base import (
     CodecLMPreTrainedModel,
     check_codes,
     check_ends,
+    code_hits,
     cross_entropy_sum,
 )
 
@@ -36,12 +37,15 @@ class MusicGenLMOutput(ModelOutput):
         logits: `(batch, codebooks, frames, codebook_size)`, in the place of the code that they predict.
         logits_mask: `(codebooks, frames)` bool, false where no step predicts the code: the last frames of codebooks
             that are late, with `original_loss`. Their logits are 0.
+        code_hits: in evaluation, `(batch, codebooks, 2)`: codes of each row that are the most likely ones, given those
+            before, and codes that were to be predicted.
     """
 
     loss: Tensor | None = None
     codebook_losses: Tensor | None = None
     logits: Tensor | None = None
     logits_mask: Tensor | None = None
+    code_hits: Tensor | None = None
 
 
 @dataclass
@@ -186,7 +190,9 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         sums = torch.stack([cross_entropy_sum(logits[:, k], targets[:, k]) for k in range(config.num_codebooks)])
         means = sums / (targets != NO_CODE).sum((0, 2)).clamp(min=1)
         items = kwargs.get("num_items_in_batch")
-        output = MusicGenLMOutput(means.mean() if items is None else sums.sum() / items, means, logits, predicted)
+        loss = means.mean() if items is None else sums.sum() / items
+        hits = None if self.training else code_hits(logits, targets)
+        output = MusicGenLMOutput(loss, means, logits, predicted, hits)
         as_dict = config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 

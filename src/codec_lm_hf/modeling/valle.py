@@ -24,6 +24,7 @@ from .lm_base import (
     Decoding,
     check_codes,
     check_ends,
+    code_hits,
     cross_entropy_sum,
     logger,
 )
@@ -45,6 +46,8 @@ class ValleOutput(ModelOutput):
         levels: which levels these are.
         advance_logits: with `monotonic_alignment`, `(batch, frames, max_advance + 1)`: in each place of `logits`, by
             how many symbols the frame after that goes on.
+        code_hits: in evaluation, `(batch, codebooks, 2)`: codes of each row that are the most likely ones, given those
+            before, and codes that were to be predicted. An end of speech is one of them, the prefix is none.
     """
 
     loss: Tensor | None = None
@@ -52,6 +55,7 @@ class ValleOutput(ModelOutput):
     nar_logits: tuple[Tensor, ...] | None = None
     levels: tuple[int, ...] | None = None
     advance_logits: Tensor | None = None
+    code_hits: Tensor | None = None
 
 
 @dataclass
@@ -291,13 +295,14 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         frames = lengths.sum() if items is None else items / self.config.num_codebooks
         prompt = self._prompt(prompt_codes, len(text.ids))
         symbols = self._frame_symbols(text, prompt, labels, prompt_durations, durations)
-        losses, logits, advance_logits, nar_logits, levels = [], None, None, None, ()
+        losses, logits, advance_logits, nar_logits, levels, predicted = [], None, None, None, (), {}
         if stage in ("both", "ar"):
             if symbols is None:
-                logits, loss = self._ar_loss(text, labels, lengths)
+                logits, loss, targets = self._ar_loss(text, labels, lengths)
             else:
-                logits, advance_logits, loss = self._aligned_ar_loss(text, prompt, labels, symbols)
+                logits, advance_logits, loss, targets = self._aligned_ar_loss(text, prompt, labels, symbols)
             losses.append(loss)
+            predicted[0] = logits, targets
         if stage in ("both", "nar") and self.nar is not None:
             levels = self._levels(level)
             prefix = [self._split(labels, lengths, prompt, at, prefix_length) for at in levels]
@@ -306,14 +311,19 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             ]
             nar_logits = tuple(found for found, _ in passes)
             losses.append(torch.stack([loss for _, loss in passes]).mean())
+            predicted |= {at: (found, parts[2]) for at, parts, found in zip(levels, prefix, nar_logits, strict=True)}
+        hits = None if self.training else labels.new_zeros(len(labels), self.config.num_codebooks, 2)
+        if hits is not None:
+            for at, (found, targets) in predicted.items():
+                hits[:, at] = code_hits(found, targets)
         loss = torch.stack(losses).mean()
         loss = loss if self.config.original_loss else loss / frames
-        output = ValleOutput(loss, logits, nar_logits, levels, advance_logits)
+        output = ValleOutput(loss, logits, nar_logits, levels, advance_logits, hits)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
-    def _ar_loss(self, text: _Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the first codebook, and their summed loss."""
+    def _ar_loss(self, text: _Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the first codebook, their summed loss, and the codes they should have said."""
         codes = labels[:, 0].where(labels[:, 0] >= 0, self.config.end_id)
         after = codes.new_full((len(codes), 1), self.config.end_id)
         targets = torch.cat([codes, after], dim=1)
@@ -325,14 +335,16 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         valid = places < lengths[:, None]
         hidden = self.ar(text, self._ar_audio(inputs, places[None]), valid)
         logits = self.ar.heads[0](hidden)
-        if not self.config.original_loss:
-            targets = targets.masked_fill(~valid, NO_CODE)
-        return logits, cross_entropy_sum(logits, targets)
+        known = targets.masked_fill(~valid, NO_CODE)
+        return logits, cross_entropy_sum(logits, targets if self.config.original_loss else known), known
 
     def _aligned_ar_loss(
         self, text: _Text, prompt: Tensor, labels: Tensor, symbols: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the first codebook and of going on, and their summed loss. `symbols` are those of all frames."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits of the first codebook and of going on, their summed loss, and the codes that were to be predicted.
+
+        `symbols` are those of all frames.
+        """
         codes = torch.cat([prompt[:, 0], labels[:, 0]], dim=1)
         said = torch.arange(codes.shape[1], device=codes.device).expand_as(codes) >= prompt.shape[-1]
         # Each row's frames follow its prompt, and padding comes last.
@@ -352,9 +364,10 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         told = self.ar.aligned.at(self.ar.aligned(text.ids, text.valid), symbols)
         hidden = self.ar(text, self._ar_audio(inputs[:, :-1], places[None], told), valid)
         logits, advance_logits = self.ar.heads[0](hidden), self.ar.advance(hidden)
-        loss = cross_entropy_sum(logits, codes.masked_fill(~said, NO_CODE))
+        targets = codes.masked_fill(~said, NO_CODE)
+        loss = cross_entropy_sum(logits, targets)
         loss = loss + self.config.advance_loss_weight * cross_entropy_sum(advance_logits, moves)
-        return logits, advance_logits, loss
+        return logits, advance_logits, loss, targets
 
     def _check_moves(self, moves: Tensor) -> None:
         most, largest = self.config.max_advance, int(moves.max())

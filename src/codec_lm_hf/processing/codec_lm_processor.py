@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
+from ..configuration.lm_base import CodecLMConfig
 from ..hub import RemoteStubMixin
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
@@ -20,17 +21,30 @@ from .feature_extraction import CodecFeatureExtractor
 _SUBFOLDER = "codec"
 
 
+class _NoSpecialTokens:
+    """What a processor without a tokenizer of transformers shows a `Trainer` in its place.
+
+    A `Trainer` copies the special tokens of `processing_class.tokenizer` into the model's configuration. Those of our
+    families are the configuration's own: there is nothing to copy.
+    """
+
+    eos_token_id = bos_token_id = pad_token_id = None
+
+
 class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
     """Holds the codec of a codec language model. A family adds what it does with texts.
 
     The codec is loaded when it is first needed; with codes made before, it never is.
 
     Args:
-        codec_name: repository or directory of the codec; `None`: the folder `codec` beside the processor's own file.
+        codec_name: repository or directory of the codec, or `"bundled:codec"`; `None`: the folder `codec` beside the
+            processor's own file.
         codec_revision: of the repository.
         num_codebooks: codes per frame that the model takes; the codec may have more.
         codebook_size: entries per codebook.
     """
+
+    tokenizer = _NoSpecialTokens()
 
     def __init__(
         self,
@@ -46,6 +60,32 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         self.codebook_size = codebook_size
         self._codec: CodecPreTrainedModel | None = None
         self._home: str | None = None
+
+    @classmethod
+    def from_config(cls, config: CodecLMConfig, **fields) -> CodecLMProcessor:
+        """The processor of a model.
+
+        Args:
+            config: of the model.
+            **fields: arguments that the configuration says nothing of, or that replace what it says.
+        """
+        return cls(**{"num_codebooks": config.num_codebooks, "codebook_size": config.codebook_size, **fields})
+
+    @classmethod
+    def for_corpus(cls, config: CodecLMConfig, texts: Iterable[str], **fields) -> CodecLMProcessor:
+        """The processor of a model that is to be trained; a family with a table of symbols makes it of the texts.
+
+        Args:
+            config: of the model, but for what `model_fields` then says.
+            texts: of the corpus.
+            **fields: as for `from_config`.
+        """
+        return cls.from_config(config, **fields)
+
+    @property
+    def model_fields(self) -> dict[str, int]:
+        """Fields of a model's configuration that follow from this processor."""
+        return {}
 
     @property
     def codec(self) -> CodecPreTrainedModel:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import BatchFeature
 
+from ..configuration.lm_base import CodecLMConfig
 from .codec_lm_processor import CodecLMProcessor
 from .text import BEGIN, END, WORD_BORDER, frontend_named, symbol_table
 
@@ -38,10 +39,22 @@ class ValleProcessor(CodecLMProcessor):
         self.symbols = list(symbols)
         self.frontend = frontend
 
+    @classmethod
+    def for_corpus(cls, config: CodecLMConfig, texts: Iterable[str], **fields) -> ValleProcessor:
+        """As in the base; the table of symbols is that of the texts, unless it is given."""
+        processor = cls.from_config(config, **fields)
+        if not processor.symbols:
+            processor.symbols = cls.symbols_of(texts, processor.frontend)
+        return processor
+
+    @property
+    def model_fields(self) -> dict[str, int]:
+        return {"vocab_size": len(self.symbols)}
+
     @staticmethod
     def symbols_of(texts: Iterable[str], frontend: str = "graphemes") -> list[str]:
-        """The table of symbols of a corpus."""
-        return symbol_table(map(frontend_named(frontend), texts))
+        """The table of symbols of a corpus, with the border between words, which also stands after a prompt's text."""
+        return symbol_table([*map(frontend_named(frontend), texts), [WORD_BORDER]])
 
     def __call__(
         self,

@@ -17,14 +17,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
+from transformers import TrainerCallback, get_scheduler
 from transformers.trainer_utils import speed_metrics
 
 from ..configuration.discriminators import PART_DEFAULTS
 from ..evaluation.metrics import evaluate_pair
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
-from ..modeling.quantization.kmeans import broadcast
 from ..processing.audio import save_audio
 from .balancer import Balancer
 from .data import collate
@@ -40,13 +39,14 @@ from .losses import (
     feature_matching_loss,
     time_l1,
 )
+from .trainer_base import BaseTrainer, BaseTrainingArguments
 
 _STATE_FILE = "codec_training.pt"
 
 
 @dataclass
-class CodecTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` and what codecs need beside them.
+class CodecTrainingArguments(BaseTrainingArguments):
+    """`BaseTrainingArguments` and what codecs need beside them.
 
     Args:
         time_weight, mel_weight, stft_weight: of the reconstruction losses.
@@ -73,8 +73,6 @@ class CodecTrainingArguments(TrainingArguments):
             default. Its cost is proportional.
         discriminator_learning_rate: `learning_rate` if not given.
         ema_decay: of an averaged copy of the weights, used for evaluation and as the final model; 0 for none.
-        max_train_minutes: stop (and save) after this wall-clock time.
-        sample_count: recordings whose decoded audio and spectrograms are written at each evaluation.
     """
 
     time_weight: float = field(default=1.0)
@@ -101,8 +99,6 @@ class CodecTrainingArguments(TrainingArguments):
     discriminator_seconds: float | None = field(default=None)
     discriminator_learning_rate: float | None = field(default=None)
     ema_decay: float = field(default=0.0)
-    max_train_minutes: float | None = field(default=None)
-    sample_count: int = field(default=2)
 
     def __post_init__(self):
         super().__post_init__()
@@ -121,38 +117,6 @@ class CodecTrainingArguments(TrainingArguments):
         for entry in fields(CodecTrainingArguments):
             if entry.name.endswith("_weight") and getattr(self, entry.name) < 0:
                 raise ValueError(f"{entry.name} must not be negative, got {getattr(self, entry.name)}.")
-        # The trainer feeds the model itself; columns are not looked up by the model's signature.
-        self.remove_unused_columns = False
-        # The order of the data follows from this number and the epoch alone, not from random numbers drawn before.
-        if self.data_seed is None:
-            self.data_seed = self.seed
-
-
-class _StopAfter(TrainerCallback):
-    """Ends training after a wall-clock time."""
-
-    def __init__(self, minutes: float) -> None:
-        self.minutes = minutes
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.deadline = time.monotonic() + self.minutes * 60
-
-    def on_step_end(self, args, state, control, **kwargs):
-        # The first process decides: clocks differ, and a process that goes on alone would wait for the others forever.
-        late = torch.tensor(float(time.monotonic() > self.deadline), device=args.device)
-        if bool(broadcast(late)):
-            control.should_training_stop = control.should_save = True
-            control.should_evaluate = args.eval_strategy != "no"
-
-
-class _TellEpoch(TrainerCallback):
-    """Tells the data its epoch; accelerate does so in a single process only, not after a resume within an epoch."""
-
-    def __init__(self, dataset) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch or 0))
 
 
 class _StartCodebooks(TrainerCallback):
@@ -182,7 +146,7 @@ class _Average(TrainerCallback):
         self.averaged.update_parameters(model)
 
 
-class CodecTrainer(Trainer):
+class CodecTrainer(BaseTrainer):
     """Trains a codec, alone or against a discriminator.
 
     The codec is `model`, the discriminator has its own optimizer and scheduler. A checkpoint holds both with their
@@ -231,10 +195,6 @@ class CodecTrainer(Trainer):
         if args.ema_decay:
             self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.add_callback(_Average(self.averaged))
-        if hasattr(train_dataset, "set_epoch"):
-            self.add_callback(_TellEpoch(train_dataset))
-        if args.max_train_minutes is not None:
-            self.add_callback(_StopAfter(args.max_train_minutes))
         self._terms: dict[str, list[float]] = defaultdict(list)
 
     # --- optimizers ------------------------------------------------------------------------------------------------
@@ -412,13 +372,14 @@ class CodecTrainer(Trainer):
         """Code and decode every recording of the evaluation set and average the metrics.
 
         Recordings go one by one and in the codec's own precision, so that the scores depend neither on a batch nor on
-        how it is trained. Samples are written to `output_dir/samples/step-N`.
+        how it is trained.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("there is no evaluation set; give eval_dataset.")
         started = time.time()
         scores: dict[str, list[float]] = defaultdict(list)
+        samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         model, rate = self.model, self.model.config.sampling_rate
         was_training = model.training
         model.eval()
@@ -432,12 +393,15 @@ class CodecTrainer(Trainer):
                 for name, value in evaluate_pair(ours, theirs, rate).items():
                     scores[name].append(value)
                 if place < self.args.sample_count:
-                    self._write_sample(place, ours, theirs, rate)
+                    samples[place] = ours, theirs
         model.train(was_training)
         everywhere: dict[str, list[float]] = defaultdict(list)
-        for part in gather_object([dict(scores)]):
+        for part, decoded in gather_object([(dict(scores), samples)]):
             for name, values in part.items():
                 everywhere[name] += values
+            if self.is_world_process_zero():
+                for place, pair in decoded.items():
+                    self._write_sample(place, *pair, rate)
         metrics = {f"{metric_key_prefix}_{name}": _mean_of_known(values) for name, values in everywhere.items()}
         metrics |= speed_metrics(metric_key_prefix, started, num_samples=len(dataset))
         self.log(metrics)
@@ -447,10 +411,10 @@ class CodecTrainer(Trainer):
     def _write_sample(self, place: int, audio: np.ndarray, target: np.ndarray, rate: int) -> None:
         from ..evaluation.plots import spectrogram_pair
 
-        folder = Path(self.args.output_dir) / "samples" / f"step-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        save_audio(folder / f"{place}-original.wav", target, rate)
-        save_audio(folder / f"{place}-decoded.wav", audio, rate)
+        folder = self.sample_folder()
+        for name, sound in {f"{place}-original": target, f"{place}-decoded": audio}.items():
+            save_audio(folder / f"{name}.wav", sound, rate)
+            self.report_audio(name, sound, rate)
         spectrogram_pair(target, audio, rate, folder / f"{place}.png")
 
     # --- checkpoints -----------------------------------------------------------------------------------------------

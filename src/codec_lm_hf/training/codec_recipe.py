@@ -1,22 +1,28 @@
-"""A training recipe: one YAML file that says what is trained, on what, and how."""
+"""A codec's training recipe: one YAML file that says what is trained, on what, and how."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedConfig, set_seed
 
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import CodecDiscriminator
 from ..modeling.quantization import EuclideanCodebook
 from ..processing.feature_extraction import CodecFeatureExtractor
-from ..registry import FAMILIES, Family, family
 from .data import Augmentation, ClipDataset, CropDataset, Noise, StreamCropDataset, find_recordings, recordings_of
 from .distillation import SemanticTeacher
+from .recipe_base import (
+    RecipeError,
+    begin,
+    check_names,
+    check_training,
+    config_of,
+    family_of,
+    finish,
+    read_sections,
+)
 from .trainer import CodecTrainer, CodecTrainingArguments
 
 _SECTIONS = ("model", "discriminator", "teacher", "data", "training")
@@ -36,10 +42,6 @@ _DATA = (
 _NOISE = ("folders", "snr_db", "denoise_share")
 
 
-class RecipeError(ValueError):
-    """The recipe asks for something that does not exist; the message names it."""
-
-
 def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str, Any]:
     """Read and check a recipe.
 
@@ -50,35 +52,21 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     Raises:
         RecipeError: the file is no YAML mapping, or has a section or field that is unknown.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} cannot be read as a recipe: {error}") from error
-    if not isinstance(recipe, dict):
-        raise RecipeError(f"{path} must be a mapping with the sections {', '.join(_SECTIONS)}.")
-    _check_names("section", recipe, _SECTIONS)
-    for name in ("model", "data", "training"):
-        if name not in recipe and not (name == "model" and model_given):
-            raise RecipeError(f"{path} lacks the section {name!r}.")
-    for name, section in recipe.items():
-        if not isinstance(section, dict):
-            raise RecipeError(f"the section {name!r} must be a mapping of fields, got {section!r}.")
-    _check_names("data field", recipe["data"], _DATA)
+    needed = [name for name in ("model", "data", "training") if not (name == "model" and model_given)]
+    recipe = read_sections(path, _SECTIONS, needed)
+    check_names("data field", recipe["data"], _DATA)
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
     _check_noise(recipe["data"].get("noise"))
     _check_teacher(recipe.get("teacher"))
-    _check_names("training field", recipe["training"], [entry.name for entry in fields(CodecTrainingArguments)])
+    check_training(CodecTrainingArguments, recipe["training"])
     return recipe
 
 
 def _check_noise(section: dict[str, Any] | None) -> None:
     if section is None:
         return
-    _check_names("noise field", section, _NOISE)
+    check_names("noise field", section, _NOISE)
     if not section.get("folders"):
         raise RecipeError("data.noise needs folders, a list of folders with noises.")
 
@@ -86,15 +74,9 @@ def _check_noise(section: dict[str, Any] | None) -> None:
 def _check_teacher(section: dict[str, Any] | None) -> None:
     if section is None:
         return
-    _check_names("teacher field", section, ("from", "layer"))
+    check_names("teacher field", section, ("from", "layer"))
     if "from" not in section:
         raise RecipeError("the section 'teacher' needs from, a speech model with its feature extractor.")
-
-
-def _check_names(kind: str, given: dict, known) -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}.")
 
 
 def build_model(section: dict[str, Any], root: Path = Path()) -> CodecPreTrainedModel:
@@ -112,8 +94,8 @@ def build_model(section: dict[str, Any], root: Path = Path()) -> CodecPreTrained
             if isinstance(module, EuclideanCodebook):
                 module.restart()
         return model
-    row = _family(section, "codec")
-    return row.load("model")(_config(row, section))
+    row = family_of(section, "codec")
+    return row.load("model")(config_of(row, section))
 
 
 def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | None:
@@ -121,10 +103,10 @@ def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | 
     if section is None:
         return None
     section = dict(section)
-    row = _family(section, "discriminator")
+    row = family_of(section, "discriminator")
     if "from" in section:
         return row.load("model").from_pretrained(section.pop("from"), **section)
-    return row.load("model")(_config(row, section))
+    return row.load("model")(config_of(row, section))
 
 
 def build_teacher(section: dict[str, Any] | None, root: Path = Path()) -> SemanticTeacher | None:
@@ -136,26 +118,6 @@ def _source(section: dict[str, Any], root: Path) -> str | Path:
     """Where a checkpoint is: a folder, below `root` if its path is relative, or a repository."""
     folder = root / section["from"]
     return folder if folder.is_dir() else section["from"]
-
-
-def _family(section: dict[str, Any], kind: str) -> Family:
-    """Take the family out of a section."""
-    names = [row.name for row in FAMILIES if row.kind == kind]
-    name = section.pop("family", None)
-    if name not in names:
-        raise RecipeError(f"family {name!r} is no {kind} of this package; choose one of {', '.join(names)}.")
-    return family(name)
-
-
-def _config(row: Family, section: dict[str, Any]) -> PreTrainedConfig:
-    """The configuration that the rest of a section asks for: fields, over a preset if it names one."""
-    config_class = row.load("config")
-    preset = section.pop("preset", None)
-    if preset is not None and preset not in config_class.presets:
-        known = ", ".join(config_class.presets)
-        raise RecipeError(f"{row.name} has no preset {preset!r}; choose one of {known}.")
-    _check_names(f"{row.kind} field", section, [entry.name for entry in fields(config_class)])
-    return config_class(**{**config_class.presets.get(preset, {}), **section})
 
 
 def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: Path):
@@ -221,20 +183,14 @@ def run_recipe(
         RecipeError: see `read_recipe`.
     """
     recipe = read_recipe(path, model_given=start_from is not None)
-    _check_names("training field", overrides, [entry.name for entry in fields(CodecTrainingArguments)])
-    arguments = CodecTrainingArguments(**{**recipe["training"], **overrides})
-    set_seed(arguments.seed)
-    model = build_model({"from": start_from} if start_from is not None else recipe["model"], Path(data_root))
-    discriminator, teacher = (
-        build_discriminator(recipe.get("discriminator")),
-        build_teacher(recipe.get("teacher"), Path(data_root)),
-    )
-    train, clips = build_datasets(recipe["data"], model, Path(data_root))
+    arguments = begin(CodecTrainingArguments, recipe["training"], overrides)
+    root = Path(data_root)
+    model = build_model({"from": start_from} if start_from is not None else recipe["model"], root)
+    discriminator = build_discriminator(recipe.get("discriminator"))
+    teacher = build_teacher(recipe.get("teacher"), root)
+    train, clips = build_datasets(recipe["data"], model, root)
     extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
     trainer = CodecTrainer(
         model, arguments, discriminator, teacher, train_dataset=train, eval_dataset=clips, processing_class=extractor
     )
-    trainer.train(resume_from_checkpoint=resume or None)
-    trainer.save_model()
-    trainer.save_state()
-    return trainer
+    return finish(trainer, resume)

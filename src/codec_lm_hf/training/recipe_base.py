@@ -1,0 +1,111 @@
+"""What every training recipe is: a YAML file of sections, each field of which something reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedConfig, set_seed
+
+from ..registry import FAMILIES, Family, family
+from .trainer_base import BaseTrainer, BaseTrainingArguments
+
+Arguments = TypeVar("Arguments", bound=BaseTrainingArguments)
+SomeTrainer = TypeVar("SomeTrainer", bound=BaseTrainer)
+
+
+class RecipeError(ValueError):
+    """The recipe asks for something that does not exist; the message names it."""
+
+
+def read_sections(path: str | os.PathLike, known: Sequence[str], needed: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe.
+
+    Args:
+        path: YAML file.
+        known: names of sections that it may have.
+        needed: those that it must have.
+
+    Raises:
+        RecipeError: the file is no YAML mapping, or a section is unknown, missing or no mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} cannot be read as a recipe: {error}") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path} must be a mapping with the sections {', '.join(known)}.")
+    check_names("section", recipe, known)
+    for name in needed:
+        if name not in recipe:
+            raise RecipeError(f"{path} lacks the section {name!r}.")
+    for name, section in recipe.items():
+        if not isinstance(section, dict):
+            raise RecipeError(f"the section {name!r} must be a mapping of fields, got {section!r}.")
+    return recipe
+
+
+def check_names(kind: str, given: Collection[str], known: Collection[str]) -> None:
+    """Refuse names that are not known.
+
+    Raises:
+        RecipeError: it names them, and the known ones.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}.")
+
+
+def check_training(arguments_class: type[BaseTrainingArguments], given: Collection[str]) -> None:
+    """Refuse fields that the training arguments do not have."""
+    check_names("training field", given, [entry.name for entry in fields(arguments_class)])
+
+
+def family_of(section: dict[str, Any], kind: str) -> Family:
+    """Take the family out of a section.
+
+    Raises:
+        RecipeError: there is no such family of this kind.
+    """
+    names = [row.name for row in FAMILIES if row.kind == kind]
+    name = section.pop("family", None)
+    if name not in names:
+        raise RecipeError(f"family {name!r} is no {kind} of this package; choose one of {', '.join(names)}.")
+    return family(name)
+
+
+def config_of(row: Family, section: dict[str, Any], **defaults) -> PreTrainedConfig:
+    """The configuration that the rest of a section asks for: fields, over a preset if it names one, over defaults."""
+    config_class, section = row.load("config"), dict(section)
+    preset = section.pop("preset", None)
+    if preset is not None and preset not in config_class.presets:
+        known = ", ".join(config_class.presets)
+        raise RecipeError(f"{row.name} has no preset {preset!r}; choose one of {known}.")
+    check_names(f"{row.kind} field", section, [entry.name for entry in fields(config_class)])
+    return config_class(**{**defaults, **config_class.presets.get(preset, {}), **section})
+
+
+def begin(arguments_class: type[Arguments], section: dict[str, Any], overrides: dict[str, Any]) -> Arguments:
+    """The arguments of a recipe's training section, after which everything that is drawn follows from its seed.
+
+    Raises:
+        RecipeError: an override that does not exist.
+    """
+    check_training(arguments_class, overrides)
+    arguments = arguments_class(**{**section, **overrides})
+    set_seed(arguments.seed)
+    return arguments
+
+
+def finish(trainer: SomeTrainer, resume: bool) -> SomeTrainer:
+    """Train, from the newest checkpoint if asked to, and write what came out to `output_dir`."""
+    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
