@@ -49,6 +49,12 @@ def prepare_codes(folder: Path) -> None:
     codec_lm("encode", str(folder / "speech.wav"))
 
 
+def prepare_data_set_of_codes(folder: Path) -> None:
+    prepare_recordings(folder)
+    (folder / "recordings" / "speech.txt").write_text("one two")
+    codec_lm("tokenize", str(folder / "recordings"), "-o", str(folder / "codes"))
+
+
 def prepare_checkpoint(folder: Path) -> None:
     """Every tensor of the published file, by name and shape, with zeros in it."""
     layout = json.loads((PROJECT / "tests" / "parity" / "layouts" / "encodec" / "encodec_24khz.json").read_text())
@@ -114,6 +120,7 @@ PREPARE = {
     "decode": prepare_codes,
     "convert": prepare_checkpoint,
     "tokenize": prepare_recordings,
+    "align": prepare_data_set_of_codes,
     "train-codec": prepare_recipe,
     "train-lm": prepare_lm_recipe,
 }
@@ -125,6 +132,7 @@ LEAVES = {
     "export-onnx": ["onnx/encoder.onnx", "onnx/decoder.onnx", "onnx/codec.json"],
     "roundtrip": ["out/reconstructed.wav", "out/roundtrip.png"],
     "tokenize": ["codes/dataset_info.json"],
+    "align": ["aligned/dataset_info.json", "aligned/codes-000000.parquet"],
     "train-codec": ["runs/bundled_codec/model.safetensors"],
     "train-lm": ["runs/valle_phrases/model.safetensors", "runs/valle_phrases/samples/step-2/table.jsonl"],
 }

@@ -67,7 +67,7 @@ def rows(inputs: dict, row: int) -> dict:
             alone[name] = value[..., value[0, 0] != NO_CODE]
     if "attention_mask" in alone:
         kept = alone["attention_mask"][0].bool()
-        for name in ("attention_mask", "input_ids", "encoder_hidden_states"):
+        for name in ("attention_mask", "input_ids", "durations", "encoder_hidden_states"):
             if name in alone:
                 alone[name] = alone[name][:, kept]
     return alone
@@ -117,6 +117,34 @@ def _valle_logits(model, given: dict, found) -> tuple[Tensor, Tensor]:
     steps = torch.stack(found.logits, dim=1)[:, :, 0]
     count = min(steps.shape[1], logits.shape[1] - first)
     return steps[:, :count], logits[:, first : first + count]
+
+
+def _aligned_inputs(config, lengths: list[int]) -> dict:
+    inputs = _valle_inputs(config, lengths)
+    mask = inputs["attention_mask"]
+    # A frame for each symbol but the one before the last, which has no sound; the first one lasts longer.
+    durations = mask.clone()
+    durations[torch.arange(len(mask)), mask.sum(1) - 2] = 0
+    durations[:, 0] += torch.tensor(lengths) - durations.sum(1)
+    return {**inputs, "durations": durations}
+
+
+def _aligned_prompts(inputs: dict) -> tuple[dict, Tensor]:
+    given = {name: inputs[name] for name in ("input_ids", "attention_mask", "prompt_codes")}
+    return given, inputs["labels"]
+
+
+def _aligned_logits(model, given: dict, found) -> tuple[Tensor, Tensor]:
+    model.config.train_stage = "ar"
+    logits = model(**given, labels=found.sequences, durations=found.durations).logits
+    model.config.train_stage = "both"
+    steps = torch.stack(found.logits, dim=1)[:, :, 0]
+    return steps, logits[:, given["prompt_codes"].shape[-1] - (0 if model.config.prepend_bos else 1) :]
+
+
+def _valle_aligned(**fields) -> TinyLM:
+    fields = {**_VALLE, "prefix_mode": 4, "monotonic_alignment": True, **fields}
+    return TinyLM("valle", fields, _aligned_inputs, _aligned_prompts, _aligned_logits)
 
 
 def _valle(**fields) -> TinyLM:
@@ -191,6 +219,8 @@ TINY_LM: dict[str, TinyLM] = {
     "valle-cross": _valle(prefix_mode=1, text_condition="cross_attention", tie_word_embeddings=False),
     "valle-segment": _valle(prefix_mode=2, nar_scale_factor=0.5, prepend_bos=True),
     "valle-prompt": _valle(prefix_mode=4),
+    "valle-monotonic": _valle_aligned(alignment_context=1),
+    "valle-monotonic-cross": _valle_aligned(text_condition="cross_attention", prepend_bos=True),
     "musicgen": _musicgen(),
     "musicgen-stereo": _musicgen(**_STEREO, guidance_scale=1.0),
     "musicgen-melody": _musicgen(**_MELODY),

@@ -100,7 +100,7 @@ def test_modes_2_and_4_read_what_is_to_be_said_without_the_prompts_text():
 
 def test_mode_2_copies_a_piece_and_does_not_ask_for_it():
     model, labels = tiny("valle-segment").train(), codes(2, 3, 12)
-    prompt, rest, targets = model._split(labels, torch.tensor([12, 12]), None, 1, None)
+    prompt, rest, targets = model._split(labels, torch.tensor([12, 12]), labels[..., :0], 1, None)
     assert torch.equal(rest, labels) and prompt.shape == (2, 3, 3)
     for row in range(2):
         places = (targets[row] == NO_CODE).nonzero()[:, 0]

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
 import codec_lm_hf
 from codec_lm_hf import ValleConfig, ValleForConditionalGeneration, ValleProcessor
 from codec_lm_hf.modeling.lm_base import NO_CODE
-from codec_lm_hf.processing.text import graphemes, symbol_table
+from codec_lm_hf.processing.text import graphemes, gruut, ipa, symbol_table
 
 TEXTS = ["one two", "Three,  four!"]
 BUNDLED = {"num_codebooks": 2, "codebook_size": 1024}
@@ -36,6 +36,35 @@ def test_letters():
 def test_a_prompt_s_text_can_stand_before_texts_of_one_word():
     ours = ValleProcessor(ValleProcessor.symbols_of(["one", "two"]), **BUNDLED)
     assert ours("one", prompt_text="two", prompt_codes=codes(3))["input_ids"].shape == (1, 2 + len("two_one"))
+
+
+def test_transcriptions():
+    assert ipa(" tˈu ˌɛks, nˈiːd?") == ["t", "ˈu", "_", "ˌɛ", "k", "s", ",", "_", "n", "ˈiː", "d", "?"]
+    ours = ValleProcessor(ValleProcessor.symbols_of(["tˈu"], "ipa"), "ipa")
+    assert ours.symbols[3:] == ["_", "t", "ˈu"] and ours("tˈu")["input_ids"].tolist() == [[1, 4, 5, 2]]
+
+
+def test_phonemes_by_gruut():
+    pytest.importorskip("gruut", reason="the package gruut (extra gruut) is missing")
+    assert gruut("Two  of 3, isn't it?") == ipa("tˈu əv θɹˈi, ˈɪzənt ˈɪt?")
+    assert gruut("blorp")  # not in the lexicon
+    assert gruut(" ") == []
+
+
+def test_durations_are_those_of_their_own_text():
+    """The border between two texts is the end of the one and the begin of the other."""
+    batch = processor()(
+        ["two", "one"],
+        prompt_text=["one", ""],
+        prompt_codes=codes(5, 5),
+        target_codes=codes(6, 5),
+        durations=[[2, 1, 1, 1, 1], [1, 1, 1, 1, 1]],
+        prompt_durations=[[1, 0, 2, 1, 1], []],
+    )
+    assert batch["durations"].tolist() == [[0, 0, 0, 0, 2, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0, 0, 0]]
+    assert batch["prompt_durations"].tolist() == [[1, 0, 2, 1, 1, 0, 0, 0, 0], [0] * 9]
+    assert batch["input_ids"].shape == (2, 9)
+    assert processor()("one", durations=[1, 2, 3, 4, 5])["durations"].tolist() == [[1, 2, 3, 4, 5]]
 
 
 def test_texts_and_codes_become_a_batch():
@@ -134,6 +163,9 @@ def test_a_trainer_saves_it_with_every_checkpoint(tmp_path):
         ({"text": "one", "target_codes": [torch.full((2, 3), 5000)]}, "labels must lie in 0..1023"),
         ({"text": "one", "target_codes": [torch.zeros(3, 3, dtype=torch.long)]}, "with 2 codebooks"),
         ({"text": "one", "audio": speech()}, "this processor has no codec"),
+        ({"text": "one", "durations": [1, 1, 1]}, r"durations must have \[5\] numbers, .* got \[3\]"),
+        ({"text": TEXTS, "durations": [[1] * 9]}, r"durations must have \[9, 14\] numbers"),
+        ({"text": "one", "prompt_durations": [1, 1]}, r"prompt_durations must have \[0\] numbers"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):
@@ -147,5 +179,5 @@ def test_a_codec_that_does_not_fit_is_refused_with_both_sides_figures():
         processor(codec_name=codec, num_codebooks=9).codec  # noqa: B018
     with pytest.raises(ValueError, match="takes 2 of 64"):
         processor(codec_name=codec, codebook_size=64).codec  # noqa: B018
-    with pytest.raises(ValueError, match="frontend must be one of 'graphemes', 'phonemes', got 'runes'"):
+    with pytest.raises(ValueError, match="one of 'graphemes', 'phonemes', 'gruut', 'ipa', got 'runes'"):
         processor(frontend="runes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .align import align
 from .convert import convert
 from .decode import decode
 from .encode import encode
@@ -33,6 +34,7 @@ app.command("roundtrip")(roundtrip)
 app.command("convert")(convert)
 app.command("export-onnx")(export_onnx)
 app.command("tokenize")(tokenize)
+app.command("align")(align)
 app.command("train-codec")(train_codec)
 app.command("train-lm")(train_lm)
 

@@ -40,6 +40,13 @@ class ValleConfig(CodecLMConfig):
             text, as the original's do; generation never does.
         max_frames_per_symbol: speech longer than this, in frames per text symbol, is broken off.
         stop_on_argmax: end also where the most likely code is the end, whatever was drawn.
+        monotonic_alignment: tell both transformers which symbol each frame says, and let the first one say when the
+            next symbol begins, as VALL-E R (Han et al., 2024) does; speech ends with the text, and no symbol lasts
+            longer than `max_frames_per_symbol`. Not in the original. Training needs durations; needs prefix mode 4.
+        alignment_context: neighbours of the symbol, on each side, that a frame is told as well.
+        max_advance: symbols that the next frame goes on by at most; symbols without sound are passed over.
+        advance_loss_weight: of the loss of that beside the codes'.
+        code_dropout: probability, in training, that the first transformer does not see a frame's code.
         initializer_range: standard deviation of fresh linear layers.
         embedding_initializer_range: of fresh embeddings.
         pad_token_id: pads texts.
@@ -77,6 +84,11 @@ class ValleConfig(CodecLMConfig):
     prenet_sees_padding: bool = False
     max_frames_per_symbol: int = 16
     stop_on_argmax: bool = True
+    monotonic_alignment: bool = False
+    alignment_context: int = 0
+    max_advance: int = 3
+    advance_loss_weight: int | float = 1.0
+    code_dropout: int | float = 0.0
     initializer_range: int | float = 0.02
     embedding_initializer_range: int | float = 1.0
     pad_token_id: int | None = 0
@@ -99,10 +111,20 @@ class ValleConfig(CodecLMConfig):
 
     def validate_architecture(self):
         self._check_at_least_one("vocab_size", "num_codebooks", "codebook_size", "num_hidden_layers")
-        self._check_at_least_one("intermediate_ratio", "max_frames_per_symbol")
+        self._check_at_least_one("intermediate_ratio", "max_frames_per_symbol", "max_advance")
         self._check_choice("prefix_mode", (0, 1, 2, 4))
         self._check_choice("text_condition", ("prefix", "cross_attention"))
         self._check_choice("train_stage", ("both", "ar", "nar"))
+        if self.alignment_context < 0 or self.advance_loss_weight < 0 or not 0 <= self.code_dropout < 1:
+            raise ValueError(
+                "alignment_context and advance_loss_weight must be 0 or more and code_dropout in [0, 1), got "
+                f"{self.alignment_context}, {self.advance_loss_weight} and {self.code_dropout}."
+            )
+        if self.monotonic_alignment and (self.prefix_mode != 4 or self.original_loss):
+            raise ValueError(
+                "monotonic_alignment needs prefix_mode=4 and original_loss=False: a prompt of its own, and no ends of "
+                f"speech among the codes; got prefix_mode={self.prefix_mode}, original_loss={self.original_loss}."
+            )
         nar = self.nar_sizes
         if min(nar.values()) < 1:
             raise ValueError(f"nar_scale_factor={self.nar_scale_factor} leaves nothing: {nar}.")

@@ -83,12 +83,13 @@ class Decoding:
         beyond = max(0, int(history.max()) + 1 - vocabulary) if history.numel() else 0
         scores = F.pad(logits, (0, beyond), value=-torch.inf).flatten(0, 1)
         scores = self.processors(history.flatten(0, 1), scores)[:, :vocabulary]
-        if self.options.do_sample:
-            probabilities = scores.softmax(-1).to(self.generator.device if self.generator else scores.device)
-            chosen = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0].to(scores.device)
-        else:
-            chosen = scores.argmax(-1)
+        chosen = self.draw(scores.softmax(-1)) if self.options.do_sample else scores.argmax(-1)
         return chosen.unflatten(0, (batch, slots)), scores.unflatten(0, (batch, slots))
+
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """One class `(rows,)` of each row of `probabilities` `(rows, classes)`."""
+        there = probabilities.to(self.generator.device if self.generator else probabilities.device)
+        return torch.multinomial(there, 1, generator=self.generator)[:, 0].to(probabilities.device)
 
 
 @dataclass

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import Cache, DynamicCache, EncoderDecoderCache, StoppingCriteria, StoppingCriteriaList
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration.valle import ValleConfig
+from .layers.alignment import NO_SYMBOL, AlignedSymbols, TextPointer, check_durations, frame_symbols
 from .layers.attention import segment_mask
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
@@ -20,6 +21,7 @@ from .lm_base import (
     TO_GENERATE,
     CodecLMGenerateOutput,
     CodecLMPreTrainedModel,
+    Decoding,
     check_codes,
     check_ends,
     code_hits,
@@ -38,9 +40,12 @@ class ValleOutput(ModelOutput):
     Attributes:
         loss: per frame (or the original's sum, see `ValleConfig.original_loss`).
         logits: `(batch, frames, codebook_size + 1)` of the first codebook: in each place of the next code. One frame
-            more with `prepend_bos`.
+            more with `prepend_bos`. With `monotonic_alignment` `codebook_size` of them, for each row's prompt and what
+            follows it, but for the first frame of all where `prepend_bos` is off.
         nar_logits: for each level that was trained or evaluated, `(batch, frames, codebook_size)`, after the prefix.
         levels: which levels these are.
+        advance_logits: with `monotonic_alignment`, `(batch, frames, max_advance + 1)`: in each place of `logits`, by
+            how many symbols the frame after that goes on.
         code_hits: in evaluation, `(batch, codebooks, 2)`: codes of each row that are the most likely ones, given those
             before, and codes that were to be predicted. An end of speech is one of them, the prefix is none.
     """
@@ -49,7 +54,19 @@ class ValleOutput(ModelOutput):
     logits: Tensor | None = None
     nar_logits: tuple[Tensor, ...] | None = None
     levels: tuple[int, ...] | None = None
+    advance_logits: Tensor | None = None
     code_hits: Tensor | None = None
+
+
+@dataclass
+class ValleGenerateOutput(CodecLMGenerateOutput):
+    """Output of `ValleForConditionalGeneration.generate` with `return_dict_in_generate=True`.
+
+    Attributes:
+        durations: with `monotonic_alignment`, `(batch, symbols)` frames that each symbol lasts.
+    """
+
+    durations: Tensor | None = None
 
 
 @dataclass
@@ -63,7 +80,10 @@ class _Text:
 
 @dataclass
 class _Speaking:
-    """State of the loop: `audio` is the embedded start, until the cache has seen it."""
+    """State of the loop: `audio` is the embedded start, until the cache has seen it.
+
+    With `monotonic_alignment`, `symbols` are what `AlignedSymbols` makes of the text, and `pointer` says where it is.
+    """
 
     text: _Text
     audio: Tensor
@@ -71,6 +91,18 @@ class _Speaking:
     cache: Cache
     position: Tensor
     seen: Tensor | None = None
+    symbols: Tensor | None = None
+    pointer: TextPointer | None = None
+
+
+class _TextSpoken(StoppingCriteria):
+    """Ends the rows whose text has been said."""
+
+    def __init__(self, pointer: TextPointer) -> None:
+        self.pointer = pointer
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
+        return self.pointer.done
 
 
 class ValleStage(nn.Module):
@@ -119,6 +151,10 @@ class ValleStage(nn.Module):
             config=config,
         )
         self.heads = nn.ModuleList([nn.Linear(dim, size, bias=False) for size in heads])
+        self.aligned = self.advance = None
+        if config.monotonic_alignment:
+            self.aligned = AlignedSymbols(config.vocab_size, dim, config.alignment_context)
+            self.advance = nn.Linear(dim, config.max_advance + 1) if causal else None
 
     def embed_text(self, text: _Text) -> Tensor:
         embedded = self.text_embedding(text.ids)
@@ -126,9 +162,13 @@ class ValleStage(nn.Module):
             embedded = self.text_prenet(embedded, text.prenet_valid)
         return self.text_positions(embedded, torch.arange(text.ids.shape[1], device=text.ids.device)[None])
 
-    def embed_audio(self, embedded: Tensor, positions: Tensor) -> Tensor:
-        """Embeddings of codes `(batch, frames, dim)` at `positions` `(batch or 1, frames)`, made ready."""
-        return self.audio_positions(self.audio_prenet(embedded), positions)
+    def embed_audio(self, embedded: Tensor, positions: Tensor, symbols: Tensor | None = None) -> Tensor:
+        """Embeddings of codes `(batch, frames, dim)` at `positions` `(batch or 1, frames)`, made ready.
+
+        `symbols` of the same shape are those that the frames say, where the model is told.
+        """
+        embedded = self.audio_prenet(embedded)
+        return self.audio_positions(embedded if symbols is None else embedded + symbols, positions)
 
     def forward(
         self,
@@ -172,7 +212,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 "num_layers": config.num_hidden_layers,
             },
             tables=[size + 1 + config.prepend_bos],
-            heads=[size + 1],
+            heads=[size if config.monotonic_alignment else size + 1],
             text_dropout=config.dropout,
             causal=True,
         )
@@ -219,6 +259,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         prompt_codes: Tensor | None = None,
         level: int | None = None,
         prefix_length: int | None = None,
+        durations: Tensor | None = None,
+        prompt_durations: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> ValleOutput:
@@ -230,9 +272,14 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             input_ids: `(batch, symbols)` text.
             attention_mask: `(batch, symbols)`, 0 on padding; all ones by default.
             labels: `(batch, codebooks, frames)` codes to predict, -100 after a row's end.
-            prompt_codes: `(batch, codebooks, prompt frames)` of another utterance of the speaker, for prefix mode 4.
+            prompt_codes: `(batch, codebooks, prompt frames)` of another utterance of the speaker, for prefix mode 4;
+                -100 after a row's end. With `monotonic_alignment` both transformers see it, and it may be left out.
             level: of the second transformer, from 1.
             prefix_length: frames of the prefix in prefix modes 1 and 2; drawn by default.
+            durations: with `monotonic_alignment`, `(batch, symbols)` frames of `labels` that each symbol of the text
+                lasts, 0 where it has no sound. Without a prompt whose text is known, the first symbol needs a frame.
+            prompt_durations: likewise of `prompt_codes`, where `input_ids` hold their text; a row of zeros, or `None`:
+                it is not known what the prompt says.
             return_dict: `False` returns a plain tuple.
             **kwargs: `num_items_in_batch` of `transformers.Trainer`: codes of the whole step, padding left out.
 
@@ -246,15 +293,22 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         lengths = check_ends("labels", labels)
         stage, items = self.config.train_stage, kwargs.get("num_items_in_batch")
         frames = lengths.sum() if items is None else items / self.config.num_codebooks
-        losses, logits, nar_logits, levels, predicted = [], None, None, (), {}
+        prompt = self._prompt(prompt_codes, len(text.ids))
+        symbols = self._frame_symbols(text, prompt, labels, prompt_durations, durations)
+        losses, logits, advance_logits, nar_logits, levels, predicted = [], None, None, None, (), {}
         if stage in ("both", "ar"):
-            logits, loss, targets = self._ar_loss(text, labels, lengths)
+            if symbols is None:
+                logits, loss, targets = self._ar_loss(text, labels, lengths)
+            else:
+                logits, advance_logits, loss, targets = self._aligned_ar_loss(text, prompt, labels, symbols)
             losses.append(loss)
             predicted[0] = logits, targets
         if stage in ("both", "nar") and self.nar is not None:
             levels = self._levels(level)
-            prefix = [self._split(labels, lengths, prompt_codes, at, prefix_length) for at in levels]
-            passes = [self._nar_loss(text, *parts, at, lengths) for at, parts in zip(levels, prefix, strict=True)]
+            prefix = [self._split(labels, lengths, prompt, at, prefix_length) for at in levels]
+            passes = [
+                self._nar_loss(text, *parts, at, lengths, symbols) for at, parts in zip(levels, prefix, strict=True)
+            ]
             nar_logits = tuple(found for found, _ in passes)
             losses.append(torch.stack([loss for _, loss in passes]).mean())
             predicted |= {at: (found, parts[2]) for at, parts, found in zip(levels, prefix, nar_logits, strict=True)}
@@ -263,7 +317,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             for at, (found, targets) in predicted.items():
                 hits[:, at] = code_hits(found, targets)
         loss = torch.stack(losses).mean()
-        output = ValleOutput(loss if self.config.original_loss else loss / frames, logits, nar_logits, levels, hits)
+        loss = loss if self.config.original_loss else loss / frames
+        output = ValleOutput(loss, logits, nar_logits, levels, advance_logits, hits)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
@@ -283,26 +338,73 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         known = targets.masked_fill(~valid, NO_CODE)
         return logits, cross_entropy_sum(logits, targets if self.config.original_loss else known), known
 
+    def _aligned_ar_loss(
+        self, text: _Text, prompt: Tensor, labels: Tensor, symbols: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits of the first codebook and of going on, their summed loss, and the codes they should have said.
+
+        `symbols` are those of all frames.
+        """
+        codes = torch.cat([prompt[:, 0], labels[:, 0]], dim=1)
+        said = torch.arange(codes.shape[1], device=codes.device).expand_as(codes) >= prompt.shape[-1]
+        # Each row's frames follow its prompt, and padding comes last.
+        order = torch.argsort((codes == NO_CODE).long(), dim=1, stable=True)
+        codes, symbols, said = (part.gather(1, order) for part in (codes, symbols, said))
+        valid = codes != NO_CODE
+        after = nn.functional.pad(symbols[:, 1:], (0, 1), value=NO_SYMBOL)
+        after = after.where(after != NO_SYMBOL, text.valid.sum(1, keepdim=True))
+        moves = (after - symbols).masked_fill(~(valid & said), NO_CODE)
+        self._check_moves(moves)
+        inputs = codes.where(valid, self.config.end_id)
+        if self.config.prepend_bos:
+            inputs = nn.functional.pad(inputs, (1, 0), value=self.config.begin_id)
+        else:
+            codes, symbols, said, moves, valid = (part[:, 1:] for part in (codes, symbols, said, moves, valid))
+        places = torch.arange(codes.shape[1], device=codes.device)
+        told = self.ar.aligned.at(self.ar.aligned(text.ids, text.valid), symbols)
+        hidden = self.ar(text, self._ar_audio(inputs[:, :-1], places[None], told), valid)
+        logits, advance_logits = self.ar.heads[0](hidden), self.ar.advance(hidden)
+        targets = codes.masked_fill(~said, NO_CODE)
+        loss = cross_entropy_sum(logits, targets)
+        loss = loss + self.config.advance_loss_weight * cross_entropy_sum(advance_logits, moves)
+        return logits, advance_logits, loss, targets
+
+    def _check_moves(self, moves: Tensor) -> None:
+        most, largest = self.config.max_advance, int(moves.max())
+        if largest > most:
+            row = int((moves > most).any(1).nonzero()[0])
+            raise ValueError(
+                f"durations of row {row} have {largest - 1} symbols in a row without a frame; with "
+                f"max_advance={most} at most {most - 1} can be passed over. Give them frames, or raise max_advance."
+            )
+
     def _nar_loss(
-        self, text: _Text, prompt: Tensor, codes: Tensor, targets: Tensor, level: int, lengths: Tensor
+        self,
+        text: _Text,
+        prompt: Tensor,
+        codes: Tensor,
+        targets: Tensor,
+        level: int,
+        lengths: Tensor,
+        symbols: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Logits of a level, and their summed loss, as if the frames of the prefix had one like the others'."""
-        logits = self._nar_logits(text, prompt, codes, level)
+        logits = self._nar_logits(text, prompt, codes, level, symbols)
         total = lengths.sum()
         scaled = self.config.prefix_mode in (1, 2)
         left = total - prompt.shape[-1] * len(codes) if scaled else total
         return logits, cross_entropy_sum(logits, targets) * (total / left)
 
     def _split(
-        self, labels: Tensor, lengths: Tensor, prompt_codes: Tensor | None, level: int, length: int | None
+        self, labels: Tensor, lengths: Tensor, prompt: Tensor, level: int, length: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Prompt, codes and targets of a level, as the prefix mode makes them."""
         mode, targets = self.config.prefix_mode, labels[:, level]
-        if (prompt_codes is not None) != (mode == 4):
+        given = prompt.shape[-1] > 0
+        if given != (mode == 4) and not self.config.monotonic_alignment:
             raise ValueError(f"prompt_codes belong to prefix mode 4, in training; this model's is {mode}.")
         if mode == 4:
-            self._check_codes("prompt_codes", prompt_codes, len(labels))
-            return prompt_codes, labels, targets
+            return prompt, labels, targets
         if mode == 0:
             return labels[..., :0], labels, targets
         shortest = int(lengths.min())
@@ -337,8 +439,10 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         attention_mask: Tensor | None = None,
         prompt_codes: Tensor | None = None,
         prompt_text_lengths: Tensor | None = None,
+        prompt_durations: Tensor | None = None,
+        advance_threshold: float | None = 0.5,
         **kwargs,
-    ) -> Tensor | CodecLMGenerateOutput:
+    ) -> Tensor | ValleGenerateOutput:
         """Speak a text.
 
         Args:
@@ -347,7 +451,13 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             prompt_codes: `(batch, codebooks, frames)` of the voice, -100 after a row's end. Needed unless the model
                 was made with `prepend_bos`.
             prompt_text_lengths: `(batch,)` symbols of the prompt's text alone, with its begin and end; needed in
-                prefix modes 2 and 4, whose second transformer reads only what is to be said.
+                prefix modes 2 and 4, whose second transformer reads only what is to be said (with
+                `monotonic_alignment` it reads the whole text).
+            prompt_durations: with `monotonic_alignment`, `(batch, symbols)` frames of the prompt that each symbol
+                lasts; speech goes on with the last one that has any, so that this is where both texts meet. A row of
+                zeros, or `None`: it is not known what the prompt says, and `input_ids` hold only what is to be said.
+            advance_threshold: with `monotonic_alignment`, a symbol ends as soon as it has ended with this probability,
+                all its frames together: 0.5 gives the median of its durations. `None`: ends are drawn.
             **kwargs: fields of `GenerationConfig` (`do_sample`, `temperature`, `top_k`, `top_p`, `max_new_tokens` in
                 frames, `output_logits`, `return_dict_in_generate`, ...), `generation_config`, `logits_processor`,
                 `stopping_criteria`; `seed`, a number or a `torch.Generator`; `progress`, called with the frames done
@@ -355,7 +465,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
         Returns:
             `(batch, codebooks, frames)` int64 without the prompt, -100 after a row's end; with
-            `return_dict_in_generate`, a `CodecLMGenerateOutput`.
+            `return_dict_in_generate`, a `ValleGenerateOutput`.
 
         Raises:
             ValueError: inputs that do not fit the configuration, or unknown arguments.
@@ -363,38 +473,61 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         text = self._text(input_ids, attention_mask)
         prompt = self._prompt(prompt_codes, len(text.ids))
         lengths = check_ends("prompt_codes", prompt)
-        end = self.config.end_id
+        prompt_symbols = self._frame_symbols(text, prompt, None, prompt_durations, None)
+        end = None if self.config.monotonic_alignment else self.config.end_id
         decoding = self._decoding(end_id=end, **kwargs)
-        limits = self._limits(text, decoding.options.max_new_tokens)
-        first = prompt[:, 0].where(prompt[:, 0] >= 0, end)
+        first = prompt[:, 0].where(prompt[:, 0] >= 0, self.config.end_id)
         if self.config.prepend_bos:
             first, lengths = nn.functional.pad(first, (1, 0), value=self.config.begin_id), lengths + 1
         elif not lengths.all():
             raise ValueError("prompt_codes must have at least one frame per row: this model predicts no first frame.")
+        symbols, pointer, told = None, None, None
+        if prompt_symbols is not None:
+            if prompt_text_lengths is not None:
+                self._check_known(prompt_text_lengths, prompt_symbols)
+            symbols = self.ar.aligned(text.ids, text.valid)
+            pointer = self._pointer(text, prompt_symbols, decoding, advance_threshold)
+            told = self.ar.aligned.at(symbols, self._ahead(prompt_symbols, pointer.place, lengths))
+        limits = self._limits(text, decoding.options.max_new_tokens, pointer)
         places = torch.arange(first.shape[1], device=first.device)
         cache = DynamicCache()
         if self.ar.as_memory:
             cache = EncoderDecoderCache(cache, DynamicCache())
-        state = _Speaking(text, self._ar_audio(first, places[None]), places < lengths[:, None], cache, lengths)
+        audio, valid = self._ar_audio(first, places[None], told), places < lengths[:, None]
+        state = _Speaking(text, audio, valid, cache, lengths, symbols=symbols, pointer=pointer)
         sequence = first.new_full((len(first), 1, int(limits.max())), TO_GENERATE)
         steps = self._run_steps(sequence, state, decoding, end, limits, self.config.stop_on_argmax)
         self._report(steps.ends, steps.stopped)
         mask = torch.arange(int(steps.ends.max()), device=first.device) < steps.ends[:, None]
         level = steps.sequence[:, 0, : mask.shape[1]].masked_fill(~mask, NO_CODE)
-        codes, level_logits = self._fill_levels(self._said(text, prompt_text_lengths), prompt, level[:, None])
+        durations = frames = None
+        if pointer is not None:
+            durations = pointer.durations_until(steps.ends)
+            frames = torch.cat([prompt_symbols, frame_symbols(durations, mask.shape[1])], dim=1)
+        said = self._said(text, prompt_text_lengths)
+        codes, level_logits = self._fill_levels(said, prompt, level[:, None], frames)
         if not decoding.options.return_dict_in_generate:
             return codes
         level_logits = level_logits if decoding.options.output_logits else None
-        return CodecLMGenerateOutput(codes, mask, steps.stopped, steps.scores, steps.logits, level_logits)
+        return ValleGenerateOutput(
+            codes, mask, steps.stopped, steps.scores, steps.logits, level_logits, durations=durations
+        )
 
     @torch.no_grad()
-    def continual(self, input_ids: Tensor, codes: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def continual(
+        self,
+        input_ids: Tensor,
+        codes: Tensor,
+        attention_mask: Tensor | None = None,
+        durations: Tensor | None = None,
+    ) -> Tensor:
         """Codes of a recording again: half of them (three seconds at most) as the prompt, the first codebook copied.
 
         Args:
             input_ids: `(batch, symbols)`: the text of the whole recording.
             codes: `(batch, codebooks, frames)` of it, rows of one length.
             attention_mask: `(batch, symbols)`, 0 on padding.
+            durations: with `monotonic_alignment`, `(batch, symbols)` frames that each symbol lasts.
 
         Returns:
             `(batch, codebooks, frames after the prompt)`.
@@ -404,7 +537,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         if (codes == NO_CODE).any():
             raise ValueError("codes must be of one length; call continual row by row for others.")
         prefix = min(codes.shape[-1] // 2, LONGEST_PREFIX)
-        return self._fill_levels(text, codes[..., :prefix], codes[:, :1, prefix:])[0]
+        symbols = self._frame_symbols(text, codes[..., :0], codes, None, durations)
+        return self._fill_levels(text, codes[..., :prefix], codes[:, :1, prefix:], symbols)[0]
 
     def _next_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
         if state.seen is None:
@@ -417,18 +551,58 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         else:
             # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
             state.seen = nn.functional.pad(state.seen, (0, 1), value=True)
-            audio = self._ar_audio(ids[:, 0], state.position[:, None])
+            told = None
+            if state.pointer is not None:
+                told = self.ar.aligned.at(state.symbols, state.pointer.place[:, None])
+            audio = self._ar_audio(ids[:, 0], state.position[:, None], told)
             memory_mask = state.text.valid[:, None, None]
             mask = state.seen[:, None, None]
             hidden = self.ar.transformer(audio, mask, memory_mask=memory_mask, past_key_values=state.cache)[:, 0]
             state.position = state.position + 1
+        if state.pointer is not None:
+            state.pointer.advance(self.ar.advance(hidden))
         return self.ar.heads[0](hidden)[:, None]
 
-    def _fill_levels(self, text: _Text, prompt: Tensor, codes: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _check_known(self, prompt_text_lengths: Tensor, prompt_symbols: Tensor) -> None:
+        """Refuse the text of a prompt that would be said again, because nothing tells that the prompt says it."""
+        unknown = (prompt_symbols == NO_SYMBOL).all(1) & (prompt_text_lengths > 2)
+        if unknown.any():
+            raise ValueError(
+                f"the texts of rows {unknown.nonzero()[:, 0].tolist()} begin with that of their prompt, but not how "
+                "long it lasts: give prompt_durations (training.alignment finds them), or leave the prompt's text out."
+            )
+
+    def _pointer(
+        self, text: _Text, prompt_symbols: Tensor, decoding: Decoding, threshold: float | None
+    ) -> TextPointer:
+        """Where the text begins that is to be said; `decoding` ends a row where its text does."""
+        if threshold is not None and not 0 < threshold <= 1:
+            raise ValueError(f"advance_threshold must be a probability above 0, or None to draw, got {threshold}.")
+        pointer = TextPointer(
+            nn.functional.pad(prompt_symbols, (1, 0)).amax(1),
+            text.valid.sum(1),
+            self.config.max_frames_per_symbol,
+            decoding.options.min_new_tokens or 0,
+            threshold,
+            decoding.draw,
+            text.ids.shape[1],
+        )
+        decoding.criteria = StoppingCriteriaList([*decoding.criteria, _TextSpoken(pointer)])
+        return pointer
+
+    def _ahead(self, prompt_symbols: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
+        """What the frame after each input of the prompt says; after the last of its `lengths` inputs, `place`."""
+        ahead = nn.functional.pad(prompt_symbols, (0, 1), value=NO_SYMBOL)
+        ahead = ahead if self.config.prepend_bos else ahead[:, 1:]
+        return ahead.scatter(1, lengths[:, None] - 1, place[:, None])
+
+    def _fill_levels(
+        self, text: _Text, prompt: Tensor, codes: Tensor, symbols: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The other codebooks of the first one's `codes` `(batch, 1, frames)`, each the most likely code."""
         found, ended = [], codes[:, 0] == NO_CODE
         for level in range(1, self.config.num_codebooks if codes.shape[-1] else 1):
-            logits = self._nar_logits(text, prompt, codes, level)
+            logits = self._nar_logits(text, prompt, codes, level, symbols)
             best = logits.argmax(-1).masked_fill(ended, NO_CODE)
             codes = torch.cat([codes, best[:, None]], dim=1)
             found.append(logits)
@@ -437,8 +611,11 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         return codes, tuple(found)
 
     def _said(self, text: _Text, prompt_lengths: Tensor | None) -> _Text:
-        """What the second transformer reads: in prefix modes 2 and 4 the text without the prompt's."""
-        if self.config.prefix_mode not in (2, 4):
+        """What the second transformer reads: in prefix modes 2 and 4 the text without the prompt's.
+
+        With `monotonic_alignment` it is told where it is, and reads all that it has read in training.
+        """
+        if self.config.prefix_mode not in (2, 4) or self.config.monotonic_alignment:
             return text
         if prompt_lengths is None:
             raise ValueError("prompt_text_lengths are needed in prefix modes 2 and 4; 2 where the prompt has no text.")
@@ -450,10 +627,12 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         valid = places[: order.shape[1]] < lengths[:, None]
         return _Text(text.ids.gather(1, order), valid, valid)
 
-    def _limits(self, text: _Text, max_frames: int | None) -> Tensor:
+    def _limits(self, text: _Text, max_frames: int | None, pointer: TextPointer | None) -> Tensor:
         """Frames that each row has at most."""
         if max_frames is not None:
             return torch.full((len(text.ids),), max_frames, device=text.ids.device)
+        if pointer is not None:
+            return pointer.most_frames()
         # The original breaks off above so many frames, and counts its begin among them.
         return text.valid.sum(1) * self.config.max_frames_per_symbol + (0 if self.config.prepend_bos else 1)
 
@@ -468,10 +647,16 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     # --- shared ------------------------------------------------------------------------------------------------------
 
-    def _ar_audio(self, codes: Tensor, positions: Tensor) -> Tensor:
-        return self.ar.embed_audio(self.ar.audio_embeddings[0](codes), positions)
+    def _ar_audio(self, codes: Tensor, positions: Tensor, symbols: Tensor | None = None) -> Tensor:
+        embedded = self.ar.audio_embeddings[0](codes)
+        if self.training and self.config.code_dropout:
+            seen = torch.rand(codes.shape, device=codes.device) >= self.config.code_dropout
+            embedded = embedded * seen[..., None]
+        return self.ar.embed_audio(embedded, positions, symbols)
 
-    def _nar_logits(self, text: _Text, prompt: Tensor, codes: Tensor, level: int) -> Tensor:
+    def _nar_logits(
+        self, text: _Text, prompt: Tensor, codes: Tensor, level: int, symbols: Tensor | None = None
+    ) -> Tensor:
         """What the second transformer says of a level.
 
         Args:
@@ -479,6 +664,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             prompt: `(batch, codebooks, prompt frames)`.
             codes: `(batch, at least level, frames)`, of the levels before.
             level: from 1.
+            symbols: with `monotonic_alignment`, `(batch, prompt frames + frames)`, the places of what they say.
 
         Returns:
             `(batch, frames, codebook_size)`.
@@ -489,7 +675,10 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         # Frames follow their row's prompt, whatever padding stands between them.
         before = torch.arange(prompt.shape[-1], device=codes.device).expand(len(codes), -1)
         after = prompt_valid.sum(1, keepdim=True) + torch.arange(codes.shape[-1], device=codes.device)
-        audio = self.nar.embed_audio(embedded, torch.cat([before, after], dim=1))
+        told = None
+        if symbols is not None:
+            told = self.nar.aligned.at(self.nar.aligned(text.ids, text.valid), symbols)
+        audio = self.nar.embed_audio(embedded, torch.cat([before, after], dim=1), told)
         condition = self.nar.stage_embeddings[level - 1].weight[None]
         hidden = self.nar(text, audio, torch.cat([prompt_valid, valid], dim=1), condition)
         return self.nar.heads[level - 1](hidden[:, prompt.shape[-1] :])
@@ -523,6 +712,44 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             return torch.empty(batch, self.config.num_codebooks, 0, dtype=torch.long, device=self.device)
         self._check_codes("prompt_codes", prompt_codes, batch)
         return prompt_codes
+
+    def _frame_symbols(
+        self,
+        text: _Text,
+        prompt: Tensor,
+        codes: Tensor | None,
+        prompt_durations: Tensor | None,
+        durations: Tensor | None,
+    ) -> Tensor | None:
+        """The places of what the frames of the prompt, and those of the codes after it, say; `None`: in other models.
+
+        Raises:
+            ValueError: durations that do not fit, or that a model does not use.
+        """
+        if not self.config.monotonic_alignment:
+            if durations is not None or prompt_durations is not None:
+                raise ValueError("durations belong to models with monotonic_alignment, which this one has not.")
+            return None
+        if prompt_durations is None:
+            prompt_durations = torch.zeros_like(text.ids)
+        lengths = check_ends("prompt_codes", prompt)
+        check_durations("prompt_durations", prompt_durations, text.valid, lengths, optional=True)
+        symbols = frame_symbols(prompt_durations, prompt.shape[-1])
+        if codes is None:
+            return symbols
+        if durations is None:
+            raise ValueError(
+                "give durations: a model with monotonic_alignment has to know how many frames of these codes each "
+                "symbol of the text lasts (training.alignment finds it)."
+            )
+        check_durations("durations", durations, text.valid, check_ends("labels", codes))
+        alone = prompt_durations.sum(1) == 0
+        if (alone & (durations[:, 0] == 0)).any():
+            raise ValueError(
+                "durations must give the first symbol a frame, where speech begins, or prompt_durations must say "
+                f"what the prompt says; got {durations[:, 0].tolist()} frames."
+            )
+        return torch.cat([symbols, frame_symbols(durations, codes.shape[-1])], dim=1)
 
     def _check_codes(self, name: str, codes: Tensor, batch: int) -> None:
         check_codes(name, codes, self.config.codebook_size, self.config.num_codebooks)

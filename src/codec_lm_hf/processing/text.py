@@ -1,10 +1,10 @@
-"""Texts as symbols: letters, or phonemes by espeak-ng."""
+"""Texts as symbols: letters, phonemes by espeak-ng or by gruut, or those of a transcription."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
 WORD_BORDER = "_"
@@ -55,7 +55,55 @@ def phonemes(text: str, language: str = "en-us") -> list[str]:
     return symbols
 
 
-FRONTENDS = {"graphemes": graphemes, "phonemes": phonemes}
+def gruut(text: str, language: str = "en-us") -> list[str]:
+    """The phonemes of a text, stress with them, its punctuation, and a border between words; numbers are spelled out.
+
+    By gruut, a package with a lexicon and a model for other words, which needs no program beside it.
+
+    Args:
+        text: in the spelling of the language.
+        language: as gruut calls it.
+
+    Raises:
+        ImportError: gruut, or its files for another language, are missing.
+    """
+    try:
+        from gruut import sentences
+    except ImportError as error:
+        raise ImportError(
+            "these phonemes need gruut: pip install codec-lm-hf[gruut]. The frontend 'graphemes' needs nothing."
+        ) from error
+    symbols: list[str] = []
+    for word in (word for sentence in sentences(text, lang=language) for word in sentence):
+        if not word.is_spoken:
+            symbols += word.text.strip()
+        elif word.phonemes:
+            symbols += [WORD_BORDER, *word.phonemes] if symbols else word.phonemes
+    return symbols
+
+
+def ipa(text: str) -> list[str]:
+    """The sounds and marks of a text that is a phonetic transcription already, and a border between words.
+
+    A stress mark goes with the letter after it, signs of length and diacritics with the one before them.
+    """
+    words = unicodedata.normalize("NFC", text).split()
+    found = [re.findall(r"[ˈˌ]?[^ˈˌː\u0300-\u036f][ː\u0300-\u036f]*", word) for word in words]
+    return [symbol for place, word in enumerate(found) for symbol in ([WORD_BORDER] if place else []) + word]
+
+
+FRONTENDS = {"graphemes": graphemes, "phonemes": phonemes, "gruut": gruut, "ipa": ipa}
+
+
+def frontend_named(name: str) -> Callable[[str], list[str]]:
+    """What makes symbols of a text.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in FRONTENDS:
+        raise ValueError(f"frontend must be one of {', '.join(map(repr, FRONTENDS))}, got {name!r}.")
+    return FRONTENDS[name]
 
 
 def symbol_table(texts: Iterable[Iterable[str]]) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch.nn.functional import pad
 from transformers import BatchFeature
 
 from ..configuration.lm_base import CodecLMConfig
 from .codec_lm_processor import CodecLMProcessor
-from .text import BEGIN, END, FRONTENDS, WORD_BORDER, symbol_table
+from .text import BEGIN, END, WORD_BORDER, frontend_named, symbol_table
 
 
 class ValleProcessor(CodecLMProcessor):
@@ -18,7 +19,9 @@ class ValleProcessor(CodecLMProcessor):
     Args:
         symbols: the table: padding, begin, end, then the symbols of the corpus, as `symbols_of` makes it. A model
             knows its symbols by their place here.
-        frontend: `"graphemes"` (letters, needs nothing) or `"phonemes"` (by espeak-ng and the package phonemizer).
+        frontend: `"graphemes"` (letters, needs nothing), `"phonemes"` (by espeak-ng and the package phonemizer),
+            `"gruut"` (phonemes by the package of this name, which needs no other program) or `"ipa"` (texts are
+            phonetic transcriptions already).
         codec_name, codec_revision, num_codebooks, codebook_size: see `CodecLMProcessor`.
     """
 
@@ -32,8 +35,7 @@ class ValleProcessor(CodecLMProcessor):
         codebook_size: int = 1024,
     ) -> None:
         super().__init__(codec_name, codec_revision, num_codebooks, codebook_size)
-        if frontend not in FRONTENDS:
-            raise ValueError(f"frontend must be one of {', '.join(map(repr, FRONTENDS))}, got {frontend!r}.")
+        frontend_named(frontend)
         self.symbols = list(symbols)
         self.frontend = frontend
 
@@ -52,7 +54,7 @@ class ValleProcessor(CodecLMProcessor):
     @staticmethod
     def symbols_of(texts: Iterable[str], frontend: str = "graphemes") -> list[str]:
         """The table of symbols of a corpus, with the border between words, which also stands after a prompt's text."""
-        return symbol_table([*map(FRONTENDS[frontend], texts), [WORD_BORDER]])
+        return symbol_table([*map(frontend_named(frontend), texts), [WORD_BORDER]])
 
     def __call__(
         self,
@@ -63,6 +65,8 @@ class ValleProcessor(CodecLMProcessor):
         prompt_codes=None,
         target_audio=None,
         target_codes=None,
+        durations=None,
+        prompt_durations=None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Make what `forward` and `generate` take.
@@ -74,10 +78,15 @@ class ValleProcessor(CodecLMProcessor):
             prompt_text: what the prompts say; nothing by default.
             prompt_codes: prompts as codes made before, `(codebooks, frames)` each.
             target_audio, target_codes: recordings of the texts, for training.
+            durations: frames of the recordings that each symbol of their texts lasts, from begin to end, as
+                `training.alignment` finds them; for models with `monotonic_alignment`.
+            prompt_durations: likewise of the prompts and of `prompt_text`, nothing for a prompt without a text. The
+                border between both texts is the end of the one and the begin of the other.
             return_tensors: only `"pt"`.
 
         Returns:
-            `input_ids`, `attention_mask`, and as far as given `prompt_codes`, `prompt_text_lengths` and `labels`.
+            `input_ids`, `attention_mask`, and as far as given `prompt_codes`, `prompt_text_lengths`, `labels`,
+            `durations` and `prompt_durations`.
 
         Raises:
             ValueError: an empty text, an unknown symbol, or things that do not fit each other.
@@ -90,9 +99,10 @@ class ValleProcessor(CodecLMProcessor):
         if len(spoken) != len(texts):
             raise ValueError(f"{len(spoken)} prompt texts for {len(texts)} texts; give one for each.")
         before = [self.tokenize(said) if said.strip() else [] for said in spoken]
+        after = [self.tokenize(one) for one in texts]
         rows = [
-            {"input_ids": self.symbol_ids([*said, *([WORD_BORDER] if said else []), *self.tokenize(one)])}
-            for said, one in zip(before, texts, strict=True)
+            {"input_ids": self.symbol_ids([*said, *([WORD_BORDER] if said else []), *one])}
+            for said, one in zip(before, after, strict=True)
         ]
         sources = {"prompt_codes": (audio, prompt_codes), "labels": (target_audio, target_codes)}
         for name, (sound, codes) in sources.items():
@@ -104,6 +114,14 @@ class ValleProcessor(CodecLMProcessor):
         if "prompt_codes" in rows[0]:
             for row, said in zip(rows, before, strict=True):
                 row["prompt_text_lengths"] = len(said) + 2
+        if prompt_durations is not None:
+            counts = [len(said) + 2 if said else 0 for said in before]
+            for row, found in zip(rows, _checked_durations("prompt_durations", prompt_durations, counts), strict=True):
+                row["prompt_durations"] = pad(found, (0, len(row["input_ids"]) - len(found)))
+        if durations is not None:
+            counts = [len(said) + 2 for said in after]
+            for row, found in zip(rows, _checked_durations("durations", durations, counts), strict=True):
+                row["durations"] = pad(found, (len(row["input_ids"]) - len(found), 0))
         return self.pad(rows)
 
     def tokenize(self, text: str) -> list[str]:
@@ -112,7 +130,7 @@ class ValleProcessor(CodecLMProcessor):
         Raises:
             ValueError: there is nothing to say in it.
         """
-        symbols = FRONTENDS[self.frontend](text)
+        symbols = frontend_named(self.frontend)(text)
         if not symbols:
             raise ValueError(f"the text {text!r} has nothing to say; give at least one word.")
         return symbols
@@ -131,3 +149,15 @@ class ValleProcessor(CodecLMProcessor):
                 f"the text otherwise (the frontend is {self.frontend!r}), or train with a corpus that has them."
             )
         return torch.tensor([places[symbol] for symbol in (BEGIN, *symbols, END)])
+
+
+def _checked_durations(name: str, durations, counts: Sequence[int]) -> list[torch.Tensor]:
+    """Durations `(symbols,)` of each row, of one text or of several, as many as `counts` says."""
+    single = len(durations) > 0 and torch.as_tensor(durations[0]).ndim == 0
+    found = [torch.as_tensor(row, dtype=torch.long) for row in ([durations] if single else durations)]
+    if [len(row) for row in found] != list(counts):
+        raise ValueError(
+            f"{name} must have {list(counts)} numbers, one for each symbol of each text with its begin and end (none "
+            f"without a text); got {[len(row) for row in found]}."
+        )
+    return found
