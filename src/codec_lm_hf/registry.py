@@ -109,7 +109,8 @@ FAMILIES: tuple[Family, ...] = (
         layouts=(),
         weights_license="Apache-2.0",
         paper="google/lyra 1.3.2 (2022); Zeghidour et al., 2021, SoundStream: An End-to-End Neural Audio Codec",
-        summary="the released weights; codes, packets and audio equal runs of TensorFlow Lite's reference kernels",
+        summary="the released weights; codes, packets and audio equal runs of TensorFlow Lite's reference kernels. "
+        "The bundled codec is made of them",
     ),
     Family(
         name="audiodec",
@@ -218,9 +219,9 @@ FAMILIES: tuple[Family, ...] = (
         converter=None,
         parity=(),
         layouts=(),
-        weights_license="Apache-2.0 (trained here)",
+        weights_license="none are published",
         paper="not a published system: frequency-domain frames as in FunCodec and Vocos, trainable on a CPU",
-        summary="the bundled codec; not one of the survey's published checkpoints",
+        summary="not one of the survey's published checkpoints; its recipe says what a CPU core makes of it",
     ),
     Family(
         name="valle",

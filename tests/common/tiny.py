@@ -158,6 +158,18 @@ TINY: dict[str, TinyCase] = {
             "kmeans_iterations": 2,
         },
     ),
+    "soundstream_lyra-taught": TinyCase(
+        "soundstream_lyra",
+        {
+            "hidden_size": 16,
+            "channels": (8, 8, 16, 32),
+            "arithmetic": "float",
+            "num_quantizers": 4,
+            "kmeans_iterations": 2,
+            "target_bandwidths": (0.2, 0.4, 0.8),
+            "semantic_hidden_size": 12,
+        },
+    ),
     "hificodec": TinyCase(
         "hificodec",
         {

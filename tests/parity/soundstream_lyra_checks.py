@@ -39,7 +39,7 @@ def check(case: Case, workspace: Path) -> None:
         check_taps(case, models["integer"])
         check_stream(case, models["integer"].fuse())
         check_clamped(case, models["clamped"], rates)
-        check_float(case, models["float"], rates)
+        check_float(case, models["float"], models["integer"], rates)
 
 
 def audio_of(case: Case, model) -> Tensor:
@@ -175,12 +175,12 @@ def check_clamped(case: Case, model, rates: dict[int, int]) -> None:
         assert relative_rms(decoded(model, case[f"quantized_{rate}"]), case[f"audio_{rate}"]) <= CLAMPED
 
 
-def check_float(case: Case, model, rates: dict[int, int]) -> None:
+def check_float(case: Case, model, integers, rates: dict[int, int]) -> None:
     """Against another float32 port. It took the int8 layers' biases as their integers say, where the graphs also hold
     them in float32, which is what ours keeps."""
-    for stage in model.decoder.stages[:2]:
-        step = (stage.up.input_grid.scale * stage.up.weight_grid.scale.flatten())[0]
-        stage.up.conv.bias.copy_(torch.round(stage.up.conv.bias / step) * step)
+    for ours, gridded in zip(model.decoder.stages[:2], integers.decoder.stages[:2], strict=True):
+        step = (gridded.up.input_grid.scale * gridded.up.weight_grid.scale.flatten())[0]
+        ours.up.conv.bias.copy_(torch.round(ours.up.conv.bias / step) * step)
     case.same("features_float_port", features_of(model, audio_of(case, model)), **FLOAT_FEATURES)
     for rate in rates:
         case.same(f"audio_{rate}_float_port", decoded(model, case[f"quantized_{rate}"]), **FLOAT_AUDIO)

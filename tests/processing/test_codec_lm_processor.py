@@ -33,11 +33,6 @@ def test_letters():
     assert symbol_table(["ba", "ca"]) == ["<pad>", "<bos>", "<eos>", "a", "b", "c"]
 
 
-def test_a_prompt_s_text_can_stand_before_texts_of_one_word():
-    ours = ValleProcessor(ValleProcessor.symbols_of(["one", "two"]), **BUNDLED)
-    assert ours("one", prompt_text="two", prompt_codes=codes(3))["input_ids"].shape == (1, 2 + len("two_one"))
-
-
 def test_transcriptions():
     assert ipa(" tˈu ˌɛks, nˈiːd?") == ["t", "ˈu", "_", "ˌɛ", "k", "s", ",", "_", "n", "ˈiː", "d", "?"]
     ours = ValleProcessor(ValleProcessor.symbols_of(["tˈu"], "ipa"), "ipa")
@@ -65,6 +60,11 @@ def test_durations_are_those_of_their_own_text():
     assert batch["prompt_durations"].tolist() == [[1, 0, 2, 1, 1, 0, 0, 0, 0], [0] * 9]
     assert batch["input_ids"].shape == (2, 9)
     assert processor()("one", durations=[1, 2, 3, 4, 5])["durations"].tolist() == [[1, 2, 3, 4, 5]]
+
+
+def test_a_prompt_s_text_can_stand_before_texts_of_one_word():
+    ours = ValleProcessor(ValleProcessor.symbols_of(["one", "two"]), **BUNDLED)
+    assert ours("one", prompt_text="two", prompt_codes=codes(3))["input_ids"].shape == (1, 2 + len("two_one"))
 
 
 def test_texts_and_codes_become_a_batch():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig, HubertModel, WhisperConfig, WhisperModel
 
 from codec_lm_hf.configuration.discriminators import CodecDiscriminatorConfig, stft_parts
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
@@ -52,6 +52,13 @@ def write_recordings(folder: Path, count: int = 10, seconds: float = 0.4, rate: 
     return folder
 
 
+def write_noise(folder: Path) -> Path:
+    """A second of white noise."""
+    folder.mkdir()
+    soundfile.write(folder / "white.wav", 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
+    return folder
+
+
 def crops(folder: Path, seed: int = 0) -> CropDataset:
     return CropDataset(find_recordings(folder), RATE, 1, CROP, seed=seed)
 
@@ -85,6 +92,15 @@ def hubert(hidden_size: int = 12) -> HubertModel:
             num_conv_pos_embedding_groups=2,
         )
     )
+
+
+def whisper(hidden_size: int = 12) -> WhisperModel:
+    """Whisper's strides and half a minute of positions, with few channels."""
+    torch.manual_seed(0)
+    layers = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    feedforward = {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    return WhisperModel(WhisperConfig(vocab_size=8, d_model=hidden_size, **layers, **feedforward, **special))
 
 
 def arguments(output_dir: Path, **fields) -> CodecTrainingArguments:

@@ -16,7 +16,7 @@ from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.training.codec_recipe import read_recipe, run_recipe
 from codec_lm_hf.training.recipe_base import RecipeError
 from tests.common.tiny import TINY
-from tests.training.helpers import RATE, hubert, write_recordings
+from tests.training.helpers import RATE, hubert, write_noise, write_recordings
 
 PROJECT_RECIPES = [
     path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if "train-codec" in path.read_text()
@@ -109,6 +109,33 @@ def test_the_model_section_can_name_a_checkpoint(folder):
     assert run(folder, path).model.config.quantizer_dropout == 0.9
 
 
+def test_a_checkpoint_below_the_data_root_can_get_codebooks_of_another_size(folder):
+    start = TINY["soundstream_lyra"].model()
+    start.save_pretrained(folder / "start")
+    model = {"from": "start", "codebook_size": 12, "num_quantizers": 2, "fresh_codebooks": True}
+    trained = run(folder, write(folder, model=model), learning_rate=0.0, max_steps=1, codebook_batches=2).model
+    assert torch.equal(trained.encoder.first.conv.weight, start.encoder.first.conv.weight)
+    codebook = trained.quantizer.layers[1].codebook
+    assert codebook.embed.shape[0] == 12 and codebook.inited.item() == 1 and codebook.embed.unique(dim=0).shape[0] > 6
+
+
+def test_a_switch_learns_to_leave_noise_away(folder):
+    write_noise(folder / "noise")
+    model = {"family": "soundstream", **TINY["soundstream"].fields, "quantizer_dropout": 0.0}
+    noise = {"folders": ["noise"], "snr_db": [0, 0], "denoise_share": 0.5}
+    changes = {"model": model, "discriminator": None, "data__noise": noise, "data__loudness_db": [-20, -20]}
+    path = write(folder, **changes, data__crop_seconds=0.2, training__save_strategy="no")
+    trained = run(folder, path, max_steps=60, learning_rate=5e-3, time_weight=10.0)
+    assert trained.model.denoise is False
+    item = next(item for item in map(trained.train_dataset.__getitem__, range(100)) if item["denoise"])
+    noisy, clean = item["input_values"][None], item["target_values"][None]
+    assert not torch.equal(noisy, clean)
+    distance = {}
+    for trained.model.denoise in (False, True):
+        distance[trained.model.denoise] = trained.mel_loss(trained.model.eval()(noisy).audio_values, clean)
+    assert distance[True] < distance[False]
+
+
 def test_a_recipe_can_name_a_teacher(folder):
     hubert(12).save_pretrained(folder / "hubert")
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder / "hubert")
@@ -130,6 +157,8 @@ def test_a_recipe_can_name_a_teacher(folder):
         ({"teacher": {"layers": 1}}, "unknown teacher field 'layers'"),
         ({"teacher": {"layer": 1}}, "section 'teacher' needs from"),
         ({"optimizer": {}}, "unknown section 'optimizer'"),
+        ({"data__noise": {"folder": "noise"}}, "unknown noise field 'folder'"),
+        ({"data__noise": {"snr_db": [0, 5]}}, "data.noise needs folders"),
         ({"data__crops": 1}, "unknown data field 'crops'"),
         ({"training__steps": 1}, "unknown training field 'steps'"),
         ({"model__width": 1}, "unknown codec field 'width'"),
@@ -137,7 +166,7 @@ def test_a_recipe_can_name_a_teacher(folder):
         ({"model__family": "opus"}, "family 'opus' is no codec.*stft_codec"),
         ({"model__family": None}, "family None is no codec"),
         ({"discriminator__family": "stft_codec"}, "'stft_codec' is no discriminator.*choose one of discriminator"),
-        ({"model__preset": "huge"}, "no preset 'huge'; choose one of bundled"),
+        ({"model__preset": "huge"}, "no preset 'huge'; choose one of stft_codec_16khz"),
         ({"training": None}, "lacks the section 'training'"),
         ({"data": [1]}, "section 'data' must be a mapping"),
         ({"data__crop_seconds": None}, "needs crop_seconds"),

@@ -20,12 +20,13 @@ from codec_lm_hf.training.data import (
     Augmentation,
     ClipDataset,
     CropDataset,
+    Noise,
     StreamCropDataset,
     collate,
     find_recordings,
     recordings_of,
 )
-from tests.training.helpers import write_recordings
+from tests.training.helpers import write_noise, write_recordings
 
 RATE = 16000
 
@@ -58,6 +59,30 @@ def test_bad_files_are_counted_and_named_and_the_others_used(mixed, caplog):
     for name in data.bad:
         assert name in caplog.text
     assert len(data.recordings) == 3
+
+
+@pytest.mark.parametrize("snr", [0.0, 10.0])
+def test_noise_lies_under_a_crop_at_the_ratio_asked_for_and_not_in_the_target_of_its_share(tmp_path, snr):
+    recordings = find_recordings(write_recordings(tmp_path / "speech", 4))
+    noise = Noise(find_recordings(write_noise(tmp_path / "noise")), RATE, 1, (snr, snr), denoise_share=0.5)
+    crops = CropDataset(recordings, RATE, 1, 3200, noise=noise)
+    items = [crops[index] for index in range(8)]
+    assert {bool(item["denoise"]) for item in items} == {True, False}
+    for item in items:
+        under = item["input_values"] - item["target_values"]
+        if item["denoise"]:
+            ratio = item["target_values"].square().mean() / under.square().mean()
+            assert 10 * ratio.log10() == pytest.approx(snr, abs=1e-3)
+        else:
+            assert not under.any()
+    batch = collate(items[:3])
+    assert batch["target_values"].shape == batch["input_values"].shape and batch["denoise"].shape == (3,)
+
+
+def test_a_share_that_is_none_is_refused(tmp_path):
+    recordings = find_recordings(write_noise(tmp_path / "noise"))
+    with pytest.raises(ValueError, match=r"denoise_share must be between 0 and 1, got 1\.5"):
+        Noise(recordings, RATE, 1, denoise_share=1.5)
 
 
 def test_only_bad_files_is_an_error(tmp_path):

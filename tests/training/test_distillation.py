@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from codec_lm_hf.training.distillation import SemanticTeacher
 from codec_lm_hf.training.losses import distillation_loss
 from codec_lm_hf.training.trainer import CodecTrainer
 from tests.common.tiny import TINY
-from tests.training.helpers import arguments, codec, crops, hubert, write_recordings
+from tests.training.helpers import arguments, codec, crops, hubert, whisper, write_recordings
 
 
 def noise(*shape):
@@ -38,8 +38,35 @@ def test_a_folder_says_how_its_model_wants_audio(normalize, tmp_path):
     torch.testing.assert_close(teacher(audio)[0], SemanticTeacher(model, 2, normalize)(audio)[0])
 
 
-def test_rows_of_a_padded_batch_are_heard_alone():
-    teacher, audio = SemanticTeacher(hubert()), noise(2, 1, 4000)
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whisper")
+    whisper().save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def test_whisper_hears_half_a_minute_as_it_always_does(whisper_folder):
+    audio = noise(1, 1, 30 * 16000)
+    spectra = WhisperFeatureExtractor()(audio[0, 0].numpy(), sampling_rate=16000, return_tensors="pt").input_features
+    with torch.no_grad():
+        states = whisper().eval().encoder(spectra, output_hidden_states=True).hidden_states
+    features, _ = SemanticTeacher.from_pretrained(whisper_folder, layer=1)(audio)
+    assert features.shape == (1, 1500, 12)
+    torch.testing.assert_close(features, states[1])
+
+
+def test_whisper_hears_50_frames_of_a_second_and_no_more_than_its_positions(whisper_folder):
+    teacher = SemanticTeacher.from_pretrained(whisper_folder)
+    assert teacher(noise(2, 1, 16000))[0].shape == (2, 50, 12)
+    with pytest.raises(ValueError, match="this teacher hears up to 30 s at once; got 31 s"):
+        teacher(noise(1, 1, 31 * 16000))
+
+
+@pytest.mark.parametrize("name", ["hubert", "whisper"])
+def test_rows_of_a_padded_batch_are_heard_alone(name, whisper_folder):
+    teacher = SemanticTeacher(hubert()) if name == "hubert" else SemanticTeacher.from_pretrained(whisper_folder)
+    audio = noise(2, 1, 4000)
     padding_mask = (torch.arange(4000) < torch.tensor([2500, 4000])[:, None]).long()
     features, mask = teacher(audio, padding_mask)
     for row, length in enumerate((2500, 4000)):
@@ -75,8 +102,9 @@ def test_padding_teaches_nothing(axis):
     torch.testing.assert_close(distillation_loss(features, teacher, mask, axis), loss)
 
 
-def test_a_codec_draws_near_to_its_teacher(tmp_path):
-    case = TINY["speechtokenizer"]
+@pytest.mark.parametrize("name", ["speechtokenizer", "soundstream_lyra-taught"])
+def test_a_codec_draws_near_to_its_teacher(name, tmp_path):
+    case = TINY[name]
     torch.manual_seed(0)
     # The distance to the teacher alone.
     weights = {"time_weight": 0.0, "mel_weight": 0.0, "commitment_weight": 0.0, "distillation_weight": 120.0}
@@ -95,3 +123,8 @@ def test_a_codec_draws_near_to_its_teacher(tmp_path):
 def test_a_codec_without_features_has_no_teacher(tmp_path):
     with pytest.raises(ValueError, match="StftCodecModel has no semantic features to teach; leave out the teacher"):
         CodecTrainer(codec(), arguments(tmp_path), teacher=SemanticTeacher(hubert()))
+    untaught = TINY["soundstream_lyra"].model()
+    with pytest.raises(ValueError, match="LyraCodecModel has no semantic features to teach"):
+        CodecTrainer(untaught, arguments(tmp_path), teacher=SemanticTeacher(hubert()))
+    with pytest.raises(ValueError, match="had no teacher of content: its configuration has no semantic_hidden_size"):
+        untaught.semantic_features(torch.zeros(1, 1, 3, dtype=torch.long))

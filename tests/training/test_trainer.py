@@ -49,6 +49,26 @@ def test_the_codec_learns_ten_recordings(recordings, tmp_path):
     assert np.mean(mel[-10:]) < 0.6 * np.mean(mel[:5])
 
 
+def test_codebooks_start_from_the_latents_of_several_batches(recordings, tmp_path):
+    run = trainer(tmp_path, recordings, codebook_batches=2, per_device_train_batch_size=5)
+    starter = next(part for part in run.callback_handler.callbacks if type(part).__name__ == "_StartCodebooks")
+    batches = list(run.get_train_dataloader())
+    starter.on_train_begin(run.args, run.state, run.control, model=run.model, train_dataloader=batches)
+    frames = 2 * batches[0]["input_values"].numel() // run.model.config.hop_length
+    for layer in run.model.quantizer.layers:
+        assert layer.codebook.inited.item() == 1 and layer.codebook.cluster_size.sum() == frames
+    before = parameters(run.model)
+    run.state.global_step = 1
+    starter.on_train_begin(run.args, run.state, run.control, model=run.model, train_dataloader=batches)
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+
+def test_codebooks_that_are_learnt_by_gradient_cannot_be_started(recordings, tmp_path):
+    model, clip = TINY["dac"].model(), clips(recordings)
+    with pytest.raises(ValueError, match="DacCodecModel has no codebooks to start; leave out codebook_batches"):
+        CodecTrainer(model, arguments(tmp_path, codebook_batches=2), train_dataset=clip, eval_dataset=clip)
+
+
 def test_against_a_discriminator_that_learns_too(recordings, tmp_path):
     options = {"discriminator_learning_rate": 1e-2, "discriminator_start_step": 3, "discriminator_head_start": 30}
     run = trainer(tmp_path, recordings, adversarial=True, max_steps=40, **options)

@@ -25,7 +25,7 @@ class CodecConfig(PresetConfig):
     | `codebook_size` | entries per codebook |
     | `bandwidths` | the rates in kbps that the model was made for, ascending |
     | `normalize` | each row (or segment) is divided by its RMS, which is handed on beside the codes |
-    | `quantizer_dropout` | training only: probability that a row uses a random number of quantizers |
+    | `quantizer_dropout` | training only: probability that a row has one of `bandwidths`, drawn at random |
     | `fused` | the checkpoint holds plain weights instead of the weight-norm pair (`CodecPreTrainedModel.fuse`) |
 
     `presets` names the published variants: `ConfigClass.from_preset("name")`.

@@ -1,4 +1,4 @@
-"""SoundStream as released with Lyra V2 (github.com/google/lyra, version 1.3.2)."""
+"""SoundStream as released with Lyra V2 (github.com/google/lyra, version 1.3.2), and the bundled codec made of it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,28 @@ class LyraCodecConfig(ResidualCodecConfig):
         latent_kernel_size: of the convolutions beside the latents.
         leaky_relu_slope: of every activation.
         arithmetic: of the layers next to the latents, which the original runs in int8: `"integer"` gives the
-            original's integers, `"clamped"` floating point within the range of int8, `"float"` plain floating point
-            (to train from scratch). See `modeling.layers.int8`.
+            original's integers, `"clamped"` floating point within the range of int8 (see `modeling.layers.int8`),
+            `"float"` plain floating point, to train; such a checkpoint has no int8 grids.
         num_quantizers: codebooks; 46 x 4 bits x 50 Hz = 9.2 kbps.
         codebook_size: entries per codebook.
+        semantic_hidden_size: features of the speech model that taught the first codebook, see
+            `modeling.codec_semantic`; `None`: none did.
         codebook_decay, kmeans_iterations, revive_below, residual_gradient: training of the codebooks, see
             `modeling.quantization`. How the original was trained is not published.
     """
 
     model_type = "soundstream_lyra"
 
-    presets: ClassVar[dict[str, dict]] = {"lyra_v2": {}}
+    presets: ClassVar[dict[str, dict]] = {
+        "lyra_v2": {},
+        # The codec that comes with the package; see recipes/bundled_codec.yaml.
+        "bundled": {
+            "arithmetic": "float",
+            "num_quantizers": 8,
+            "codebook_size": 1024,
+            "target_bandwidths": (0.5, 1.0, 2.0, 4.0),
+        },
+    }
 
     target_bandwidths: list[float] | tuple[float, ...] = (3.2, 6.0, 9.2)
     sampling_rate: int = 16_000
@@ -56,6 +67,7 @@ class LyraCodecConfig(ResidualCodecConfig):
     arithmetic: str = "integer"
     num_quantizers: int = 46
     codebook_size: int = 16
+    semantic_hidden_size: int | None = None
     kmeans_iterations: int | None = 10
     residual_gradient: bool = True
 

@@ -11,7 +11,7 @@ from .codec_base import ResidualCodecConfig
 
 @strict
 class StftCodecConfig(ResidualCodecConfig):
-    """Configuration of `StftCodecModel`. The defaults are the bundled 16 kHz codec, 50 frames/s, 0.5 to 4 kbps.
+    """Configuration of `StftCodecModel`. The defaults are a codec of 16 kHz, 50 frames/s, 0.5 to 4 kbps.
 
     Not a published system. It takes frequency-domain frames as FunCodec's does (Du et al., 2023) and rebuilds the
     waveform as Vocos does (Siuzdak, 2023).
@@ -35,7 +35,7 @@ class StftCodecConfig(ResidualCodecConfig):
 
     model_type = "stft_codec"
 
-    presets: ClassVar[dict[str, dict]] = {"bundled": {}}
+    presets: ClassVar[dict[str, dict]] = {"stft_codec_16khz": {}}
 
     sampling_rate: int = 16_000
     audio_channels: int = 1

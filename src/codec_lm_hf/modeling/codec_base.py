@@ -373,10 +373,12 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         )
 
     def _drop_quantizers(self, count: int, batch_size: int, dropout: float) -> int | Tensor:
-        """In training, let each row with probability `dropout` use a random number of the `count` codebooks."""
+        """In training, let each row with probability `dropout` use one of the rates that the codec is made for."""
         if dropout == 0.0:
             return count
-        fewer = torch.randint(1, count + 1, (batch_size,), device=self.device)
+        offered = {self.config.num_quantizers_for(rate) for rate in self.config.bandwidths}
+        counts = torch.tensor(sorted(number for number in offered | {count} if number <= count), device=self.device)
+        fewer = counts[torch.randint(len(counts), (batch_size,), device=self.device)]
         return torch.where(torch.rand(batch_size, device=self.device) < dropout, fewer, count)
 
     # --- streaming -------------------------------------------------------------------------------------------------

@@ -9,11 +9,16 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration.soundstream_lyra import LyraCodecConfig
-from .codec_base import CodecPreTrainedModel
+from .codec_semantic import SemanticCodecModel
 from .layers.conv import Conv1d, ConvTranspose1d
 from .layers.int8 import Int8ConvTranspose1d, Int8Grid, OrderedConv1d, fuse_int8
 from .layers.separable import SeparableResidualUnit, conv1d, leaky_relu
 from .layers.streaming import TimeContext
+
+
+def _int8(config: LyraCodecConfig) -> str | None:
+    """How the layers next to the latents compute, as `layers.int8` has it."""
+    return None if config.arithmetic == "float" else config.arithmetic
 
 
 def _units(config: LyraCodecConfig, stage: int, int8_of_first: str, int8_of_rest: str) -> nn.ModuleList:
@@ -25,7 +30,7 @@ def _units(config: LyraCodecConfig, stage: int, int8_of_first: str, int8_of_rest
             config.groups[stage],
             config.leaky_relu_slope,
             int8_of_first if index == 0 else int8_of_rest,
-            config.arithmetic,
+            _int8(config),
         )
         for index, dilation in enumerate(config.residual_dilations)
     )
@@ -43,7 +48,7 @@ class LyraEncoderStage(nn.Module):
     def __init__(self, config: LyraCodecConfig, stage: int) -> None:
         super().__init__()
         last = stage == len(config.groups) - 1
-        arithmetic = config.arithmetic if last else None
+        arithmetic = _int8(config) if last else None
         stride = config.strides[stage + 1]
         self.units = _units(config, stage, *(("output", "all") if last else ("none", "none")))
         self.activation = leaky_relu(config.leaky_relu_slope, arithmetic)
@@ -64,12 +69,12 @@ class LyraEncoder(nn.Module):
         super().__init__()
         self.first = Conv1d(config.audio_channels, config.channels[0], config.kernel_size, stride=config.strides[0])
         self.stages = nn.ModuleList(LyraEncoderStage(config, stage) for stage in range(len(config.groups)))
-        self.activation = leaky_relu(config.leaky_relu_slope, config.arithmetic)
+        self.activation = leaky_relu(config.leaky_relu_slope, _int8(config))
         self.last = conv1d(
             config.channels[-1],
             config.hidden_size,
             config.latent_kernel_size,
-            config.arithmetic,
+            _int8(config),
             groups=config.groups[-1],
         )
 
@@ -95,10 +100,11 @@ class LyraDecoderStage(nn.Module):
         stride = config.strides[stage + 1]
         channels, out_channels = config.channels[stage + 1], config.channels[stage]
         groups = config.groups[stage]
-        self.activation = leaky_relu(config.leaky_relu_slope, config.arithmetic if below == 1 else None)
-        if below < 2:
+        arithmetic = _int8(config) if below < 2 else None
+        self.activation = leaky_relu(config.leaky_relu_slope, arithmetic if below == 1 else None)
+        if arithmetic is not None:
             block = math.prod(config.strides[stage + 2 :])
-            self.up = Int8ConvTranspose1d(channels, out_channels, 2 * stride, stride, groups, block, config.arithmetic)
+            self.up = Int8ConvTranspose1d(channels, out_channels, 2 * stride, stride, groups, block, arithmetic)
         else:
             self.up = ConvTranspose1d(channels, out_channels, 2 * stride, stride=stride, groups=groups)
         self.units = _units(config, stage, *(("convolutions", "all") if below == 0 else ("none", "none")))
@@ -115,13 +121,11 @@ class LyraDecoder(nn.Module):
 
     def __init__(self, config: LyraCodecConfig) -> None:
         super().__init__()
-        self.first = OrderedConv1d(
-            config.hidden_size,
-            config.channels[-1],
-            config.latent_kernel_size,
-            groups=config.groups[-1],
-            arithmetic=config.arithmetic,
-        )
+        sizes = config.hidden_size, config.channels[-1], config.latent_kernel_size
+        if _int8(config) is None:
+            self.first = Conv1d(*sizes, groups=config.groups[-1])
+        else:
+            self.first = OrderedConv1d(*sizes, groups=config.groups[-1], arithmetic=_int8(config))
         self.stages = nn.ModuleList(LyraDecoderStage(config, stage) for stage in reversed(range(len(config.groups))))
         self.activation = leaky_relu(config.leaky_relu_slope, None)
         self.last = ConvTranspose1d(
@@ -135,18 +139,21 @@ class LyraDecoder(nn.Module):
         return self.last(self.activation(x), time)
 
 
-class LyraCodecModel(CodecPreTrainedModel):
+class LyraCodecModel(SemanticCodecModel):
     """The codec of Lyra V2, a streaming relative of SoundStream (Zeghidour et al., 2021)."""
 
     config: LyraCodecConfig
     config_class = LyraCodecConfig
-    _keep_in_fp32_modules_strict = CodecPreTrainedModel._keep_in_fp32_modules_strict | {"scale"}
+    _keep_in_fp32_modules_strict = SemanticCodecModel._keep_in_fp32_modules_strict | {"scale"}
+    # Of a checkpoint with int8 layers that is loaded with arithmetic="float".
+    _keys_to_ignore_on_load_unexpected = [r"grid\.(scale|zero_point)$"]
 
     def __init__(self, config: LyraCodecConfig) -> None:
         super().__init__(config)
         self.encoder = LyraEncoder(config)
         self.decoder = LyraDecoder(config)
         self.quantizer = self._residual_quantizer(config.hidden_size)
+        self.semantic_projection = self._semantic_projection(config.hidden_size, config.semantic_hidden_size)
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:

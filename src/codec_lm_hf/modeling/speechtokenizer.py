@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration.speechtokenizer import SpeechTokenizerConfig
-from .codec_base import CodecDecoderOutput, CodecEncoderOutput, CodecOutput, CodecPreTrainedModel
+from .codec_base import CodecDecoderOutput, CodecEncoderOutput
+from .codec_semantic import SemanticCodecModel
 from .layers.seanet import SeanetDecoder, SeanetEncoder
 from .layers.streaming import TimeContext
-from .quantization import QuantizerOutput
 
 
-@dataclass
-class SpeechTokenizerOutput(CodecOutput):
-    """Output of `SpeechTokenizerModel.forward`.
-
-    Attributes:
-        semantic_features: `(batch, frames, semantic_hidden_size)`, see `SpeechTokenizerModel.semantic_features`. In
-            training mode they carry a gradient, for `training.distillation`.
-    """
-
-    semantic_features: Tensor | None = None
-
-
-class SpeechTokenizerModel(CodecPreTrainedModel):
+class SpeechTokenizerModel(SemanticCodecModel):
     """SpeechTokenizer (Zhang et al., 2023).
 
     The first codebook holds what is said, the others what is missing for how it sounds. `first_quantizer` picks a span
@@ -37,7 +23,6 @@ class SpeechTokenizerModel(CodecPreTrainedModel):
 
     config: SpeechTokenizerConfig
     config_class = SpeechTokenizerConfig
-    output_class = SpeechTokenizerOutput
     choice_names = ("first",)
 
     def __init__(self, config: SpeechTokenizerConfig) -> None:
@@ -67,10 +52,7 @@ class SpeechTokenizerModel(CodecPreTrainedModel):
         self.encoder = SeanetEncoder(**seanet, bidirectional_lstm=config.bidirectional_lstm)
         self.decoder = SeanetDecoder(**seanet, trim_right_ratio=1.0)
         self.quantizer = self._residual_quantizer(config.hidden_size)
-        same = config.hidden_size == config.semantic_hidden_size
-        self.semantic_projection = (
-            nn.Identity() if same else nn.Linear(config.hidden_size, config.semantic_hidden_size)
-        )
+        self.semantic_projection = self._semantic_projection(config.hidden_size, config.semantic_hidden_size)
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
@@ -142,50 +124,6 @@ class SpeechTokenizerModel(CodecPreTrainedModel):
                 f"{available}; use at most {available - first}."
             )
         return count
-
-    # --- content ---------------------------------------------------------------------------------------------------
-
-    def semantic_features(self, audio_codes: Tensor) -> Tensor:
-        """What the first codebook says, in the space of the speech model that taught it.
-
-        Args:
-            audio_codes: `(batch, codebooks, frames)`, as `encode` returns them; only the first codebook is read.
-
-        Returns:
-            `(batch, frames, semantic_hidden_size)`.
-        """
-        self._check_codes(audio_codes)
-        return self._project(self.quantizer.decode(audio_codes[:, :1].long()))
-
-    def _project(self, entries: Tensor) -> Tensor:
-        return self.semantic_projection(entries.transpose(1, 2).to(self.dtype))
-
-    def forward(
-        self,
-        input_values: Tensor,
-        padding_mask: Tensor | None = None,
-        num_quantizers: int | None = None,
-        bandwidth: float | None = None,
-        return_dict: bool | None = None,
-        **kwargs,
-    ) -> SpeechTokenizerOutput:
-        """Audio to codes and back, and the content's features; see `CodecPreTrainedModel.forward`."""
-        output = super().forward(input_values, padding_mask, num_quantizers, bandwidth, True, **kwargs)
-        if not self.training:
-            output.semantic_features = self.semantic_features(output.audio_codes)
-        return output if self._as_dict(return_dict) else output.to_tuple()
-
-    def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor) -> CodecOutput:
-        output = super()._train_step(audio, lengths, count)
-        # Distillation needs a teacher and so is the trainer's. Without one the projection learns nothing, but has a
-        # gradient, which distributed training wants of every weight.
-        output.loss = output.loss + 0 * output.semantic_features.sum()
-        return output
-
-    def _training_outputs(self, latents: Tensor, quantization: QuantizerOutput) -> dict[str, Tensor]:
-        latents = latents.float()
-        straight_through = latents + (quantization.first_entries - latents).detach()
-        return {"semantic_features": self._project(straight_through)}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -341,7 +341,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
     def _aligned_ar_loss(
         self, text: _Text, prompt: Tensor, labels: Tensor, symbols: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits of the first codebook and of going on, their summed loss, and the codes they should have said.
+        """Logits of the first codebook and of going on, their summed loss, and the codes that were to be predicted.
 
         `symbols` are those of all frames.
         """

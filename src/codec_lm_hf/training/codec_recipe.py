@@ -9,8 +9,9 @@ from typing import Any
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import CodecDiscriminator
+from ..modeling.quantization import EuclideanCodebook
 from ..processing.feature_extraction import CodecFeatureExtractor
-from .data import Augmentation, ClipDataset, CropDataset, StreamCropDataset, find_recordings, recordings_of
+from .data import Augmentation, ClipDataset, CropDataset, Noise, StreamCropDataset, find_recordings, recordings_of
 from .distillation import SemanticTeacher
 from .recipe_base import (
     RecipeError,
@@ -35,8 +36,10 @@ _DATA = (
     "eval_limit",
     "repeat",
     "loudness_db",
+    "noise",
     "seed",
 )
+_NOISE = ("folders", "snr_db", "denoise_share")
 
 
 def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str, Any]:
@@ -54,9 +57,18 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     check_names("data field", recipe["data"], _DATA)
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
+    _check_noise(recipe["data"].get("noise"))
     _check_teacher(recipe.get("teacher"))
     check_training(CodecTrainingArguments, recipe["training"])
     return recipe
+
+
+def _check_noise(section: dict[str, Any] | None) -> None:
+    if section is None:
+        return
+    check_names("noise field", section, _NOISE)
+    if not section.get("folders"):
+        raise RecipeError("data.noise needs folders, a list of folders with noises.")
 
 
 def _check_teacher(section: dict[str, Any] | None) -> None:
@@ -67,11 +79,21 @@ def _check_teacher(section: dict[str, Any] | None) -> None:
         raise RecipeError("the section 'teacher' needs from, a speech model with its feature extractor.")
 
 
-def build_model(section: dict[str, Any]) -> CodecPreTrainedModel:
-    """The codec of a recipe: `from` a checkpoint, or a fresh one of a `family`, optionally a `preset`, and fields."""
+def build_model(section: dict[str, Any], root: Path = Path()) -> CodecPreTrainedModel:
+    """The codec of a recipe: `from` a checkpoint, or a fresh one of a `family`, optionally a `preset`, and fields.
+
+    A checkpoint is a folder, below `root` if its path is relative, or a repository. With `fresh_codebooks`, its
+    codebooks are left out: they may have other sizes, and start anew.
+    """
     section = dict(section)
     if "from" in section:
-        return AutoCodecModel.from_pretrained(section.pop("from"), **section)
+        source, fresh = _source(section, root), section.pop("fresh_codebooks", False)
+        del section["from"]
+        model = AutoCodecModel.from_pretrained(source, ignore_mismatched_sizes=fresh, **section)
+        for module in model.modules() if fresh else ():
+            if isinstance(module, EuclideanCodebook):
+                module.restart()
+        return model
     row = family_of(section, "codec")
     return row.load("model")(config_of(row, section))
 
@@ -87,9 +109,15 @@ def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | 
     return row.load("model")(config_of(row, section))
 
 
-def build_teacher(section: dict[str, Any] | None) -> SemanticTeacher | None:
-    """The teacher of a recipe: `from` a checkpoint, and the `layer` of `SemanticTeacher`."""
-    return None if section is None else SemanticTeacher.from_pretrained(section["from"], section.get("layer"))
+def build_teacher(section: dict[str, Any] | None, root: Path = Path()) -> SemanticTeacher | None:
+    """The teacher of a recipe: `from` a checkpoint as in `build_model`, and the `layer` of `SemanticTeacher`."""
+    return None if section is None else SemanticTeacher.from_pretrained(_source(section, root), section.get("layer"))
+
+
+def _source(section: dict[str, Any], root: Path) -> str | Path:
+    """Where a checkpoint is: a folder, below `root` if its path is relative, or a repository."""
+    folder = root / section["from"]
+    return folder if folder.is_dir() else section["from"]
 
 
 def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: Path):
@@ -100,17 +128,21 @@ def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: P
     # A last incomplete frame would be coded from padding.
     crop -= crop % config.hop_length
     augmentation = Augmentation(tuple(section["loudness_db"]) if section.get("loudness_db") else None)
-    seed = section.get("seed", 0)
+    seed, noise = section.get("seed", 0), None
+    if section.get("noise"):
+        options = dict(section["noise"])
+        noises = [path for folder in options.pop("folders") for path in find_recordings(root / folder)]
+        noise = Noise(noises, rate, channels, **options)
     if "hub" in section and section["hub"].get("streaming"):
         train = StreamCropDataset(
-            _hub(section), rate, channels, crop, augmentation, seed, section.get("column", "audio")
+            _hub(section), rate, channels, crop, augmentation, seed, section.get("column", "audio"), noise=noise
         )
     else:
         if "hub" in section:
             recordings = recordings_of(_hub(section), section.get("column", "audio"))
         else:
             recordings = [path for folder in section["train"] for path in find_recordings(root / folder)]
-        train = CropDataset(recordings, rate, channels, crop, augmentation, seed, section.get("repeat", 1))
+        train = CropDataset(recordings, rate, channels, crop, augmentation, seed, section.get("repeat", 1), noise)
     clips = None
     if section.get("eval"):
         paths = [path for folder in section["eval"] for path in find_recordings(root / folder)]
@@ -152,9 +184,11 @@ def run_recipe(
     """
     recipe = read_recipe(path, model_given=start_from is not None)
     arguments = begin(CodecTrainingArguments, recipe["training"], overrides)
-    model = build_model({"from": start_from} if start_from is not None else recipe["model"])
-    discriminator, teacher = build_discriminator(recipe.get("discriminator")), build_teacher(recipe.get("teacher"))
-    train, clips = build_datasets(recipe["data"], model, Path(data_root))
+    root = Path(data_root)
+    model = build_model({"from": start_from} if start_from is not None else recipe["model"], root)
+    discriminator = build_discriminator(recipe.get("discriminator"))
+    teacher = build_teacher(recipe.get("teacher"), root)
+    train, clips = build_datasets(recipe["data"], model, root)
     extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
     trainer = CodecTrainer(
         model, arguments, discriminator, teacher, train_dataset=train, eval_dataset=clips, processing_class=extractor

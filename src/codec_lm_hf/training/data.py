@@ -62,6 +62,57 @@ class Augmentation:
         return audio * min(gain, 0.95 / peak)
 
 
+class Noise:
+    """Background noise under crops, for codecs that learn to leave it away.
+
+    Args:
+        recordings: noises, see `CropDataset`.
+        sampling_rate, channels: of the codec.
+        snr_db: lowest and highest ratio of a crop's power to the noise's, in dB.
+        denoise_share: of the crops; their target is the crop without the noise. The others' is what they hold: the
+            SoundStream paper's training of a switch (section III-F). With 1, a codec without a switch learns to
+            denoise.
+
+    Raises:
+        ValueError: a share that is none.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        sampling_rate: int,
+        channels: int,
+        snr_db: tuple[float, float] = (0.0, 15.0),
+        denoise_share: float = 0.5,
+    ) -> None:
+        if not 0 <= denoise_share <= 1:
+            raise ValueError(f"denoise_share must be between 0 and 1, got {denoise_share}.")
+        self.recordings, self.bad = decode_all(recordings, sampling_rate, channels)
+        self.snr_db = snr_db
+        self.denoise_share = denoise_share
+
+    def under(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A crop `(channels, samples)` with noise; as it is where it or the noise is silent."""
+        noise = self.recordings[rng.integers(len(self.recordings))].astype(np.float32) / 32768
+        noise = random_crop(noise, crop.shape[-1], rng)
+        power, level = np.mean(crop**2), np.mean(noise**2)
+        if min(power, level) < 1e-8:
+            return crop
+        return crop + noise * np.sqrt(power / level * 10 ** (-rng.uniform(*self.snr_db) / 10))
+
+
+def _item(crop: np.ndarray, noise: Noise | None, rng: np.random.Generator) -> dict[str, Tensor]:
+    """What a data set gives of a crop."""
+    if noise is None:
+        return {"input_values": torch.from_numpy(crop.astype(np.float32))}
+    heard, denoise = noise.under(crop, rng).astype(np.float32), rng.random() < noise.denoise_share
+    return {
+        "input_values": torch.from_numpy(heard),
+        "target_values": torch.from_numpy(crop.astype(np.float32) if denoise else heard),
+        "denoise": torch.tensor(denoise),
+    }
+
+
 def undecoded(dataset, column: str = "audio"):
     """A `datasets` data set whose audio `column` gives files or bytes: soundfile decodes them, not torchcodec.
 
@@ -101,6 +152,7 @@ class CropDataset(Dataset):
         augmentation: applied to each crop.
         seed: of the crops.
         repeat: crops per crop length of audio in an epoch.
+        noise: put under each crop.
     """
 
     def __init__(
@@ -112,8 +164,10 @@ class CropDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         repeat: int = 1,
+        noise: Noise | None = None,
     ) -> None:
         self.crop_length = crop_length
+        self.noise = noise
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
         self.epoch = 0
@@ -131,7 +185,7 @@ class CropDataset(Dataset):
         rng = np.random.default_rng((self.seed, self.epoch, index))
         audio = self.recordings[self.owner[index]]
         crop = random_crop(audio, self.crop_length, rng).astype(np.float32) / 32768
-        return {"input_values": torch.from_numpy(self.augmentation(crop, rng).astype(np.float32))}
+        return _item(self.augmentation(crop, rng), self.noise, rng)
 
 
 class StreamCropDataset(IterableDataset):
@@ -143,7 +197,7 @@ class StreamCropDataset(IterableDataset):
 
     Args:
         dataset: as `datasets.load_dataset(..., streaming=True)` returned it.
-        sampling_rate, channels, crop_length, augmentation, seed: as in `CropDataset`.
+        sampling_rate, channels, crop_length, augmentation, seed, noise: as in `CropDataset`.
         column: the audio column.
         shuffle_buffer: rows among which the next one is drawn.
     """
@@ -158,12 +212,14 @@ class StreamCropDataset(IterableDataset):
         seed: int = 0,
         column: str = "audio",
         shuffle_buffer: int = 1000,
+        noise: Noise | None = None,
     ) -> None:
         self.dataset = undecoded(dataset, column).shuffle(seed=seed, buffer_size=shuffle_buffer)
         self.sampling_rate, self.channels = sampling_rate, channels
         self.crop_length, self.column = crop_length, column
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
+        self.noise = noise
         self.bad: list[str] = []
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -185,7 +241,7 @@ class StreamCropDataset(IterableDataset):
                 empty = False
                 rng = np.random.default_rng((self.seed, part, epoch, index))
                 crop = self.augmentation(random_crop(audio, self.crop_length, rng), rng)
-                yield {"input_values": torch.from_numpy(crop.astype(np.float32))}
+                yield _item(crop, self.noise, rng)
             if empty:
                 raise AudioFileError(f"the stream has no readable recording in its column {self.column!r}.")
 
@@ -260,14 +316,19 @@ def random_crop(audio: np.ndarray, length: int, rng: np.random.Generator) -> np.
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Crops or clips to `input_values (batch, channels, samples)`, with a `padding_mask` where lengths differ."""
-    audio = [item["input_values"] for item in items]
-    longest = max(clip.shape[-1] for clip in audio)
-    batch = {
-        "input_values": torch.stack([torch.nn.functional.pad(clip, (0, longest - clip.shape[-1])) for clip in audio])
-    }
-    if any(clip.shape[-1] < longest for clip in audio):
-        lengths = torch.tensor([clip.shape[-1] for clip in audio])
+    """Crops or clips to `input_values (batch, channels, samples)`, with a `padding_mask` where lengths differ.
+
+    With noise, there are also `target_values` of the same shape and `denoise (batch,)`.
+    """
+    lengths = torch.tensor([item["input_values"].shape[-1] for item in items])
+    longest = int(lengths.max())
+    batch = {}
+    for name in items[0]:
+        rows = [item[name] for item in items]
+        batch[name] = torch.stack(
+            [torch.nn.functional.pad(x, (0, longest - x.shape[-1])) if x.ndim else x for x in rows]
+        )
+    if bool((lengths < longest).any()):
         batch["padding_mask"] = (torch.arange(longest) < lengths[:, None]).long()
     return batch
 

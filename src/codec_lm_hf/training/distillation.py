@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, WhisperFeatureExtractor
 
 
 class SemanticTeacher(nn.Module):
-    """Hidden states of a speech model of transformers (HuBERT, WavLM, wav2vec 2.0), for `losses.distillation_loss`.
+    """Hidden states of a speech model of transformers, for `losses.distillation_loss`.
+
+    It hears waveforms (HuBERT, WavLM, wav2vec 2.0), or spectra of up to half a minute (Whisper's encoder).
 
     Args:
-        model: it is put into eval mode and gets no gradient. Its frame rate should be the codec's: 50 Hz for HuBERT.
+        model: it is put into eval mode and gets no gradient. Its frame rate should be the codec's: 50 Hz for HuBERT
+            and Whisper.
         layer: which hidden state, 0 being what enters the first layer; `None`: the mean of all of them.
         normalize: give each row zero mean and unit variance first, as these models' feature extractors do where their
             `do_normalize` is set.
+        spectra: the feature extractor of a model that hears spectra. Such a model is used up: it hears what it is
+            given as it is, not filled up with silence to half a minute as it was trained with.
 
     Source: SpeechTokenizer, section 3.2; `scripts/hubert_rep_extract.py` of its code.
     """
 
-    def __init__(self, model: PreTrainedModel, layer: int | None = None, normalize: bool = True) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layer: int | None = None,
+        normalize: bool = True,
+        spectra: WhisperFeatureExtractor | None = None,
+    ) -> None:
         super().__init__()
         count = model.config.num_hidden_layers + 1
         if layer is not None and not 0 <= layer < count:
@@ -29,12 +40,17 @@ class SemanticTeacher(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.layer = layer
         self.normalize = normalize
+        self.spectra = spectra
+        self._positions = None if spectra is None else model.embed_positions.weight
 
     @classmethod
     def from_pretrained(cls, name: str, layer: int | None = None) -> SemanticTeacher:
         """A teacher from the Hub or a folder that holds a speech model and its feature extractor."""
         extractor = AutoFeatureExtractor.from_pretrained(name)
-        return cls(AutoModel.from_pretrained(name), layer, extractor.do_normalize)
+        model = AutoModel.from_pretrained(name)
+        if isinstance(extractor, WhisperFeatureExtractor):
+            return cls(model.get_encoder(), layer, False, extractor)
+        return cls(model, layer, extractor.do_normalize)
 
     def train(self, mode: bool = True) -> SemanticTeacher:
         """A teacher does not learn: it stays in eval mode."""
@@ -66,6 +82,21 @@ class SemanticTeacher(nn.Module):
         if self.normalize:
             variance, mean = torch.var_mean(audio, dim=-1, correction=0, keepdim=True)
             audio = (audio - mean) / (variance + 1e-7).sqrt()
-        states = self.model(audio.to(self.model.dtype), output_hidden_states=True).hidden_states
+        heard = audio if self.spectra is None else self._look(audio)
+        states = self.model(heard.to(self.model.dtype), output_hidden_states=True).hidden_states
         heard = torch.stack(states).mean(0) if self.layer is None else states[self.layer]
         return heard.float()
+
+    def _look(self, audio: Tensor) -> Tensor:
+        """Spectra of audio, and as many positions for the encoder."""
+        rate = self.spectra.sampling_rate
+        found = self.spectra(
+            list(audio.cpu().numpy()), truncation=False, padding="longest", sampling_rate=rate, return_tensors="pt"
+        )
+        frames = found.input_features.shape[-1] // 2
+        if frames > len(self._positions):
+            longest = self.spectra.chunk_length
+            raise ValueError(f"this teacher hears up to {longest} s at once; got {audio.shape[-1] / rate:g} s.")
+        self.model.config.max_source_positions = frames
+        self.model.embed_positions = nn.Embedding.from_pretrained(self._positions[:frames])
+        return found.input_features[..., : 2 * frames].to(audio.device)

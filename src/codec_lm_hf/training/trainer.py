@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, get_scheduler
 from transformers.trainer_utils import speed_metrics
 
@@ -48,6 +50,8 @@ class CodecTrainingArguments(BaseTrainingArguments):
 
     Args:
         time_weight, mel_weight, stft_weight: of the reconstruction losses.
+        codebook_batches: fresh codebooks that follow moving averages start from k-means over the latents of so many
+            batches, seen before the first step; by default over the first batch.
         commitment_weight, codebook_weight: of the quantizers' losses; a codec whose codebooks follow moving averages
             has no codebook loss.
         distillation_weight: of the distance to the teacher's features, where there is a teacher.
@@ -77,6 +81,7 @@ class CodecTrainingArguments(BaseTrainingArguments):
     mel_scales_per_step: int | None = field(default=None)
     mel_loss_kwargs: dict | None = field(default=None)
     stft_loss_kwargs: dict | None = field(default=None)
+    codebook_batches: int | None = field(default=None)
     commitment_weight: float = field(default=0.25)
     codebook_weight: float = field(default=1.0)
     distillation_weight: float = field(default=1.0)
@@ -112,6 +117,23 @@ class CodecTrainingArguments(BaseTrainingArguments):
         for entry in fields(CodecTrainingArguments):
             if entry.name.endswith("_weight") and getattr(self, entry.name) < 0:
                 raise ValueError(f"{entry.name} must not be negative, got {getattr(self, entry.name)}.")
+
+
+class _StartCodebooks(TrainerCallback):
+    """Fills fresh codebooks before the first step."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    @torch.no_grad()
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+        if state.global_step:
+            return
+        latents = [
+            model._encode_latents(batch["input_values"].to(args.device))
+            for batch in tqdm(islice(train_dataloader, self.batches), "starting codebooks", self.batches, unit="batch")
+        ]
+        model.quantizer.start(torch.cat(latents).transpose(1, 2).flatten(0, 1).float())
 
 
 class _Average(TrainerCallback):
@@ -157,7 +179,7 @@ class CodecTrainer(BaseTrainer):
             discriminator.to(args.device)
         self.teacher = teacher
         if teacher is not None:
-            if not hasattr(model, "semantic_features"):
+            if getattr(model, "semantic_projection", None) is None:
                 raise ValueError(f"{type(model).__name__} has no semantic features to teach; leave out the teacher.")
             teacher.to(args.device)
         self.mel_loss = MultiScaleMelLoss(
@@ -165,6 +187,10 @@ class CodecTrainer(BaseTrainer):
         ).to(args.device)
         self.stft_loss = MultiScaleStftLoss(**(args.stft_loss_kwargs or {})).to(args.device)
         self.balancer = Balancer(self._weights(adversarial=True)) if args.balance_losses else None
+        if args.codebook_batches is not None:
+            if not hasattr(getattr(model, "quantizer", None), "start"):
+                raise ValueError(f"{type(model).__name__} has no codebooks to start; leave out codebook_batches.")
+            self.add_callback(_StartCodebooks(args.codebook_batches))
         self.averaged = None
         if args.ema_decay:
             self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
@@ -203,8 +229,11 @@ class CodecTrainer(BaseTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The codec's loss on a batch; on the way, the discriminator learns from it."""
-        output = model(**inputs)
-        target = inputs["input_values"]
+        inputs = dict(inputs)
+        target = inputs.pop("target_values", inputs["input_values"])
+        denoise = inputs.pop("denoise", None)
+        with self._denoising(denoise):
+            output = model(**inputs)
         if "padding_mask" in inputs:
             target = target * inputs["padding_mask"][:, None]
         audio = output["audio_values"].float()
@@ -230,6 +259,18 @@ class CodecTrainer(BaseTrainer):
         loss = self._combine(losses, audio) + sum(weights[name] * term for name, term in quantization.items())
         self._record({**losses, **quantization})
         return (loss, output) if return_outputs else loss
+
+    @contextmanager
+    def _denoising(self, rows: Tensor | None):
+        """Within this context the codec leaves noise away in these rows, if it has a switch for that."""
+        if rows is None or not hasattr(self.model, "denoise"):
+            yield
+            return
+        self.model.denoise = rows
+        try:
+            yield
+        finally:
+            self.model.denoise = False
 
     def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
         parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss}

@@ -5,8 +5,7 @@ any other layer, and its result lies on its output grid. `arithmetic` says how c
 
 - `"integer"`: integer accumulators and fixed-point multipliers, the same integers as the original. Rounding has no
   gradient, so in training mode this computes as `"clamped"`;
-- `"clamped"`: floating point, limited to what the int8 grids can represent;
-- `"float"`: floating point, the grids are ignored.
+- `"clamped"`: floating point, limited to what the int8 grids can represent.
 
 Sources: Jacob et al., 2017, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference"; `tensorflow/lite/kernels/internal/{common.h,reference}`.
@@ -138,9 +137,6 @@ class _Int8Layer(_Prepared):
     def exact(self) -> bool:
         return self.arithmetic == "integer" and not self.training
 
-    def limit(self, x: Tensor, grid: Int8Grid) -> Tensor:
-        return x if self.arithmetic == "float" else grid.limit(x)
-
 
 class _Int8Sums(_Int8Layer):
     """What int8 convolutions share: integer weights, and sums of products brought to the output's grid."""
@@ -191,7 +187,7 @@ class Int8Conv1d(_Int8Sums, Conv1d):
     def compute(self, x: Tensor) -> Tensor:
         if self.exact:
             return self.integer_output(x)
-        return self.limit(super().compute(self.limit(x, self.input_grid)), self.grid)
+        return self.grid.limit(super().compute(self.input_grid.limit(x)))
 
 
 class OrderedConv1d(_Int8Layer, Conv1d):
@@ -224,7 +220,7 @@ class Int8ConvTranspose1d(_Int8Sums, ConvTranspose1d):
     """`ConvTranspose1d` in int8, with grids for each output channel.
 
     The original computes `block` steps at a time, and what overlaps between blocks is brought to the output grid, with
-    the bias in it, before it is added up. So is it here, except with `"float"`.
+    the bias in it, before it is added up. So is it here.
 
     Args:
         block: steps of the input that the original sees at once; inputs are whole blocks.
@@ -251,8 +247,6 @@ class Int8ConvTranspose1d(_Int8Sums, ConvTranspose1d):
         self.grid = Int8Grid(out_channels, 1)
 
     def compute(self, x: Tensor) -> Tensor:
-        if self.arithmetic == "float":
-            return super().compute(x)
         batch, channels, steps = x.shape
         count, hop = steps // self.block, self.block * self.stride
         blocks = x.reshape(batch, channels, count, self.block).transpose(1, 2).reshape(-1, channels, self.block)
@@ -265,8 +259,7 @@ class Int8ConvTranspose1d(_Int8Sums, ConvTranspose1d):
     def _block_output(self, x: Tensor) -> Tensor:
         if self.exact:
             return self.integer_output(x)
-        y = super().compute(self.limit(x, self.input_grid)) + self.conv.bias[:, None]
-        return self.limit(y, self.grid)
+        return self.grid.limit(super().compute(self.input_grid.limit(x)) + self.conv.bias[:, None])
 
     def integer_weight(self) -> Tensor:
         grouped = self.conv.weight.detach().unflatten(0, (self.conv.groups, -1))
@@ -276,7 +269,7 @@ class Int8ConvTranspose1d(_Int8Sums, ConvTranspose1d):
         return F.conv_transpose1d(x, weight, None, stride=self.stride, groups=self.conv.groups)
 
     def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return super().finish(y, lengths) if self.arithmetic == "float" else y
+        return y
 
 
 class Int8LeakyReLU(_Int8Layer):
@@ -302,7 +295,7 @@ class Int8LeakyReLU(_Int8Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.exact:
-            return self.limit(F.leaky_relu(self.limit(x, self.input_grid), self.slope), self.grid)
+            return self.grid.limit(F.leaky_relu(self.input_grid.limit(x), self.slope))
         positive, negative = self.prepared
         integers = self.input_grid.to_integers(x).long()
         integers = torch.where(integers >= 0, positive.times(integers), negative.times(integers))
@@ -331,7 +324,7 @@ class Int8Add(_Int8Layer):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         if not self.exact:
-            return self.limit(self.limit(x, self.input_grid) + self.limit(skip, self.skip_grid), self.grid)
+            return self.grid.limit(self.input_grid.limit(x) + self.skip_grid.limit(skip))
         of_input, of_skip, of_sum = self.prepared
         total = of_input.times(self.input_grid.to_integers(x).long() << 20)
         total = total + of_skip.times(self.skip_grid.to_integers(skip).long() << 20)

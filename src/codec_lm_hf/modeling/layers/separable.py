@@ -34,11 +34,18 @@ class SeparableResidualUnit(nn.Module):
         slope: of the leaky ReLUs.
         int8: which layers compute in int8: `"none"`, the `"output"` convolution and the activation before it, all
             three `"convolutions"` and the activation between them, or `"all"` layers and the sum.
-        arithmetic: of these layers, see `layers.int8`.
+        arithmetic: of these layers, see `layers.int8`; `None`: they are in floating point like the others.
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, dilation: int, groups: int, slope: float, int8: str, arithmetic: str
+        self,
+        channels: int,
+        kernel_size: int,
+        dilation: int,
+        groups: int,
+        slope: float,
+        int8: str,
+        arithmetic: str | None,
     ) -> None:
         super().__init__()
         level = INT8_PARTS.index(int8)

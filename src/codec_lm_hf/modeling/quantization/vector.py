@@ -78,6 +78,10 @@ class EuclideanCodebook(Codebook):
         self.cluster_size.copy_(counts)
         self.inited.fill_(1)
 
+    def restart(self) -> None:
+        """Forget what was learnt: the next vectors count as the first."""
+        self.inited.zero_()
+
     @torch.no_grad()
     def update(self, vectors: Tensor, index: Tensor) -> None:
         """Move the entries towards the vectors `(count, dim)` that chose them (`index` `(count,)`)."""
@@ -154,6 +158,13 @@ class ResidualVectorQuantizer(nn.Module):
         self.residual_gradient = residual_gradient
         self.sum_losses = sum_losses
         self.layers = nn.ModuleList([VectorQuantizer(size, dim, **codebook_options) for _ in range(num_quantizers)])
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """Fill the codebooks that have never seen data from `vectors` `(count, dim)`, one after the other."""
+        for layer in self.layers:
+            layer.codebook.start(vectors)
+            vectors = vectors - layer.codebook.decode(layer.codebook.encode(vectors))
 
     def encode(self, latents: Tensor, num_quantizers: int | None = None, first: int = 0) -> Tensor:
         """Latents `(batch, dim, frames)` to codes `(batch, num_quantizers, frames)`, computed in float32.
