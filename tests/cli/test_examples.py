@@ -83,9 +83,10 @@ def prepare_recipe(folder: Path) -> None:
 
 
 def prepare_lm_recipe(folder: Path) -> None:
-    """The recipe with two steps of a small model and without judges, and a little data where it looks for it."""
+    """The recipe with two steps of a small model, letters and no judges, and a little data where it looks for it."""
     recipe = yaml.safe_load((PROJECT / "recipes" / "valle_phrases.yaml").read_text())
     recipe["model"] |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    recipe["processor"]["frontend"] = "graphemes"
     recipe["evaluation"] |= {"rows": 1, "judges": []}
     recipe["evaluation"]["generation"] |= {"max_new_tokens": 5}
     recipe["training"] |= {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0, "eval_steps": 1}
@@ -99,7 +100,9 @@ def prepare_lm_recipe(folder: Path) -> None:
     for name in ("speech", "more"):
         (folder / "recordings" / f"{name}.txt").write_text(name)
     for data in {*recipe["data"]["train"], *recipe["data"]["eval"]}:
-        codec_lm("tokenize", str(folder / "recordings"), "-o", str(folder / "DATA" / data))
+        codes = str(folder / "codes" / data)
+        codec_lm("tokenize", str(folder / "recordings"), "-o", codes)
+        codec_lm("align", codes, "-o", str(folder / "DATA" / data))
 
 
 def prepare_language_model(folder: Path) -> None:

@@ -49,7 +49,7 @@ RECIPE = {
 }
 
 
-def write_codes(root: Path) -> Path:
+def make_codes(root: Path) -> Path:
     """`root/codes`: ten rows of 10 to 19 frames, two speakers, the last without a text; and `root/codec`."""
     (root / "audio").mkdir(parents=True)
     rows = []

@@ -14,14 +14,14 @@ from codec_lm_hf.training.lm_data import (
     CodesDataset,
     Examples,
     StreamCodesDataset,
-    read_codes,
     read_column,
     read_headers,
-    stream_codes,
+    read_rows,
+    stream_rows,
 )
 from codec_lm_hf.training.tokenize import tokenize
 from tests.common.tiny import TINY
-from tests.training.lm_helpers import SPEAKERS, TEXTS, write_codes
+from tests.training.lm_helpers import SPEAKERS, TEXTS, make_codes
 
 SPOKEN = len(TEXTS) - 1  # the last row has no text
 
@@ -36,7 +36,7 @@ def no_waiting():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_codes(tmp_path_factory.mktemp("codes")) / "codes"
+    return make_codes(tmp_path_factory.mktemp("codes")) / "codes"
 
 
 def processor(kind=ValleProcessor, **fields):
@@ -49,7 +49,7 @@ def examples(kind=ValleProcessor, **fields):
 
 def in_memory(folder, seed=0, **fields):
     made = examples(**fields)
-    return CodesDataset(read_codes([folder], made.columns), made, seed)
+    return CodesDataset(read_rows([folder], made.columns), made, seed)
 
 
 def text_of(example) -> str:
@@ -68,7 +68,7 @@ def test_an_example_is_what_the_processor_makes_of_a_row(folder):
 
 def test_fewer_codebooks_are_the_first_ones(folder):
     made = Examples(processor(num_codebooks=2))
-    data = CodesDataset(read_codes([folder], made.columns), made)
+    data = CodesDataset(read_rows([folder], made.columns), made)
     assert torch.equal(data[0]["labels"], torch.tensor(data.row(0)["codes"])[:2])
 
 
@@ -102,7 +102,7 @@ def test_without_speakers_all_rows_are_of_one(folder):
 
 
 def test_a_speaker_with_one_row_has_no_prompt(folder):
-    rows = read_codes([folder], examples().columns).select([0, 1, 2])
+    rows = read_rows([folder], examples().columns).select([0, 1, 2])
     made = examples(prompt={"prompt_codes": "codes"})
     data = CodesDataset(rows, made)
     assert [data.row(place)["id"] for place in range(len(data))] == ["0.wav", "1.wav"]
@@ -131,7 +131,7 @@ class BeatProcessor(ValleProcessor):
 
 def test_further_columns_go_through_the_processor_into_the_batch(folder):
     made = examples(BeatProcessor, inputs={"text": "text", "beats": "beats"}, join=2)
-    data = CodesDataset(read_codes([folder], made.columns), made)
+    data = CodesDataset(read_rows([folder], made.columns), made)
     (companion,) = data.companions(2)
     assert data[2]["beats"].tolist() == [*companion["beats"], 2, 1]
     batch = made.processor.pad([data[2], data[3]])
@@ -153,7 +153,7 @@ def test_what_an_example_is_follows_from_seed_epoch_and_place(folder):
 
 def stream(folder, seed=0, **fields):
     made = examples(**fields)
-    return StreamCodesDataset(stream_codes([folder], made.columns), made, seed)
+    return StreamCodesDataset(stream_rows([folder], made.columns), made, seed)
 
 
 def test_a_stream_gives_every_row_once_an_epoch_in_another_order(folder):
@@ -166,7 +166,7 @@ def test_a_stream_gives_every_row_once_an_epoch_in_another_order(folder):
 
 
 def test_a_streamed_row_has_a_prompt_of_the_same_speaker_too(folder):
-    rows = read_codes([folder], examples().columns).to_list()
+    rows = read_rows([folder], examples().columns).to_list()
     for example in itertools.islice(stream(folder, prompt={"prompt_codes": "codes"}), 40):
         own = next(row for row in rows if torch.equal(torch.tensor(row["codes"]), example["labels"]))
         prompt = next(row for row in rows if torch.equal(torch.tensor(row["codes"]), example["prompt_codes"]))
@@ -179,7 +179,7 @@ def test_a_stream_without_a_row_that_can_be_used_ends_in_an_error(folder):
 
 
 def test_columns_that_are_not_there_are_named(folder):
-    for read in (read_codes, stream_codes):
+    for read in (read_rows, stream_rows):
         with pytest.raises(ValueError, match=r"has no column 'words'; it has .*beats.*codes.*speaker, text"):
             read([folder], ["codes", "words"])
     assert list(read_column([folder], "text")) == TEXTS[:-1]

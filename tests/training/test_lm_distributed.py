@@ -11,7 +11,7 @@ import torch
 from codec_lm_hf import ValleForConditionalGeneration
 from tests.training.helpers import launch
 from tests.training.lm_distributed_run import OPTIONS, RUNS, metrics_of
-from tests.training.lm_helpers import trainer, write_codes
+from tests.training.lm_helpers import make_codes, trainer
 from tests.training.test_resume import assert_same
 
 every_run = pytest.mark.parametrize("name", RUNS)
@@ -20,7 +20,7 @@ every_run = pytest.mark.parametrize("name", RUNS)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The results of both processes, and their folder."""
-    root = write_codes(tmp_path_factory.mktemp("distributed"))
+    root = make_codes(tmp_path_factory.mktemp("distributed"))
     launch("tests.training.lm_distributed_run", root)
     return [torch.load(root / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)], root
 

@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForTextToWaveform, AutoProcessor
 
 from codec_lm_hf.evaluation import judges
+from codec_lm_hf.modeling.auto import AutoCodecModel
+from codec_lm_hf.training.alignment import add_durations
 from codec_lm_hf.training.lm_recipe import read_recipe
 from codec_lm_hf.training.recipe_base import RecipeError
-from tests.training.lm_helpers import TEXTS, train, write_codes, write_recipe
+from codec_lm_hf.training.tokenize import read_codes, write_codes
+from tests.training.lm_helpers import TEXTS, make_codes, train, write_recipe
 
 PROJECT_RECIPES = [
     path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if "train-lm" in path.read_text()
@@ -33,7 +36,7 @@ def no_waiting():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write_codes(tmp_path_factory.mktemp("data"))
+    return make_codes(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +132,25 @@ def test_streamed_codes_train_too(root, tmp_path):
     assert trained.state.global_step == 3 and math.isfinite(trained.state.log_history[-1]["train_loss"])
     with pytest.raises(ValueError, match="max_steps"):
         train(root, tmp_path / "endless", data__streaming=True, training__max_steps=None)
+
+
+def test_what_a_model_needs_beside_codes_is_a_column_of_the_recipe(root, tmp_path):
+    """Monotonic alignment: durations of symbols in training, and none when it speaks."""
+    rows = read_codes(root / "codes").select(range(9))
+    codec = AutoCodecModel.from_pretrained(root / "codec").eval()
+    write_codes(add_durations(rows, codec), root / "codes", root / "aligned")
+    data = {
+        "train": ["aligned"],
+        "eval": ["aligned"],
+        "targets": {"target_codes": "codes", "durations": "durations"},
+        "prompt": {"prompt_codes": "codes"},
+    }
+    changes = {"model__prefix_mode": 4, "model__monotonic_alignment": True, "data": data}
+    prompt = {"evaluation__prompt": {"prompt_codes": "codes"}, "training__eval_strategy": "epoch"}
+    trained = train(root, tmp_path / "out", **changes, **prompt, training__max_steps=3)
+    (found,) = (entry for entry in trained.state.log_history if "eval_loss" in entry)
+    assert math.isfinite(found["eval_loss"]) and {f"eval_code_accuracy_{k}" for k in range(3)} <= set(found)
+    assert len((tmp_path / "out" / "samples" / "step-3" / "table.jsonl").read_text().splitlines()) == 2
 
 
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(root, tmp_path):

@@ -8,7 +8,7 @@ import datasets
 import pytest
 import torch
 
-from tests.training.lm_helpers import train, write_codes
+from tests.training.lm_helpers import make_codes, train
 from tests.training.test_resume import assert_same, flatten
 
 # Nine examples, three a batch: three batches an epoch. Evaluations draw what is said, between the steps.
@@ -35,7 +35,7 @@ def no_waiting():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write_codes(tmp_path_factory.mktemp("data"))
+    return make_codes(tmp_path_factory.mktemp("data"))
 
 
 def state_of(trained) -> dict[str, object]:

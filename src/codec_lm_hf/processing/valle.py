@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch.nn.functional import pad
@@ -11,6 +12,12 @@ from transformers import BatchFeature
 from ..configuration.lm_base import CodecLMConfig
 from .codec_lm_processor import CodecLMProcessor
 from .text import BEGIN, END, WORD_BORDER, frontend_named, symbol_table
+
+
+@lru_cache(maxsize=1 << 16)
+def _symbols(frontend: str, text: str) -> tuple[str, ...]:
+    """Training reads a text in every epoch, and phonemes are slow to find."""
+    return tuple(frontend_named(frontend)(text))
 
 
 class ValleProcessor(CodecLMProcessor):
@@ -130,7 +137,7 @@ class ValleProcessor(CodecLMProcessor):
         Raises:
             ValueError: there is nothing to say in it.
         """
-        symbols = frontend_named(self.frontend)(text)
+        symbols = list(_symbols(self.frontend, text))
         if not symbols:
             raise ValueError(f"the text {text!r} has nothing to say; give at least one word.")
         return symbols

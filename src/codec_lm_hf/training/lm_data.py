@@ -16,11 +16,10 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..bitstream.codes import CodesHeader
 from ..processing.codec_lm_processor import CodecLMProcessor
-from .tokenize import SHARDS, read_header
+from .tokenize import read_codes, read_header, shards_of
 
 try:
     import datasets
-    import pyarrow as pa
     import pyarrow.parquet as pq
 except ImportError as error:
     raise ImportError(f"data sets need {error.name}: pip install 'codec-lm-hf[train]'.") from error
@@ -112,7 +111,7 @@ class CodesDataset(Dataset):
     would have seen.
 
     Args:
-        rows: with the columns that `examples` names, as `read_codes` gives them.
+        rows: with the columns that `examples` names, as `read_rows` gives them.
         examples: made of the rows. Rows that it does not take, and those of speakers who have too few, are left out
             and counted in a warning.
         seed: of the choice of companions.
@@ -179,7 +178,7 @@ class StreamCodesDataset(IterableDataset):
     companions only.
 
     Args:
-        rows: as `stream_codes` gives them.
+        rows: as `stream_rows` gives them.
         examples, seed: as in `CodesDataset`.
         shuffle_buffer: rows among which the next one is drawn.
     """
@@ -216,59 +215,38 @@ class StreamCodesDataset(IterableDataset):
                 )
 
 
-def shards_of(folders: Iterable[Path]) -> list[Path]:
-    """Files of data sets of codes."""
-    return [path for folder in folders for path in sorted(folder.glob(SHARDS))]
-
-
-def read_codes(folders: Sequence[Path], columns: Iterable[str]) -> datasets.Dataset:
+def read_rows(folders: Sequence[Path], columns: Iterable[str]) -> datasets.Dataset:
     """Columns of data sets of codes, in memory.
 
     Raises:
+        FileNotFoundError: a folder holds no data set of codes.
         ValueError: a column that a data set does not have.
     """
     wanted = sorted(columns)
-    tables = []
-    for path in shards_of(folders):
-        _check_columns(path, wanted)
-        # Each says whose codes it holds; together they need not.
-        tables.append(pq.read_table(path, columns=wanted).replace_schema_metadata(None))
-    return datasets.Dataset(pa.concat_tables(tables, promote_options="permissive"))
+    return datasets.concatenate_datasets([read_codes(folder, wanted) for folder in folders])
 
 
-def stream_codes(folders: Sequence[Path], columns: Iterable[str]) -> datasets.IterableDataset:
+def stream_rows(folders: Sequence[Path], columns: Iterable[str]) -> datasets.IterableDataset:
     """Columns of data sets of codes, read as they are needed.
 
     Raises:
+        FileNotFoundError: a folder holds no data set of codes.
         ValueError: a column that a data set does not have.
     """
-    wanted, paths = sorted(columns), shards_of(folders)
-    for path in paths:
-        _check_columns(path, wanted)
-    return datasets.load_dataset(
-        "parquet", data_files=[str(path) for path in paths], split="train", streaming=True, columns=wanted
-    )
+    wanted = sorted(columns)
+    paths = [str(path) for folder in folders for path in shards_of(folder, wanted)]
+    return datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True, columns=wanted)
 
 
 def read_column(folders: Sequence[Path], column: str) -> Iterator[Any]:
     """The values of one column that are there."""
-    for path in shards_of(folders):
-        _check_columns(path, [column])
-        yield from filter(lambda value: value is not None, pq.read_table(path, columns=[column])[column].to_pylist())
+    for folder in folders:
+        yield from filter(lambda value: value is not None, read_codes(folder, [column])[column])
 
 
 def has_column(folders: Sequence[Path], column: str) -> bool:
-    """Whether every file of the data sets has a column."""
-    return all(column in pq.read_schema(path).names for path in shards_of(folders))
-
-
-def _check_columns(path: Path, columns: Iterable[str]) -> None:
-    there = pq.read_schema(path).names
-    missing = sorted(set(columns) - set(there))
-    if missing:
-        raise ValueError(
-            f"{path.parent} has no column {', '.join(map(repr, missing))}; it has {', '.join(sorted(there))}."
-        )
+    """Whether all of some data sets of codes have a column."""
+    return all(column in pq.read_schema(path).names for folder in folders for path in shards_of(folder))
 
 
 def read_headers(folders: Sequence[Path]) -> CodesHeader:
@@ -279,9 +257,6 @@ def read_headers(folders: Sequence[Path]) -> CodesHeader:
         ValueError: they are of different codecs.
     """
     headers = {folder: read_header(folder) for folder in folders}
-    for folder in folders:
-        if not shards_of([folder]):
-            raise FileNotFoundError(f"{folder} holds no codes yet: run codec-lm tokenize to its end.")
     first, *others = headers
     for other in others:
         for name in ("fingerprint", "sampling_rate", "hop_length", "codebook_size"):

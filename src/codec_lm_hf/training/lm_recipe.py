@@ -20,10 +20,10 @@ from .lm_data import (
     Examples,
     StreamCodesDataset,
     has_column,
-    read_codes,
     read_column,
     read_headers,
-    stream_codes,
+    read_rows,
+    stream_rows,
 )
 from .lm_trainer import CodecLMTrainer, CodecLMTrainingArguments, Speaking
 from .recipe_base import (
@@ -175,7 +175,7 @@ def build_speaking(
     text = section.get("text") or ("text" if has_column(folders, "text") else None)
     judges = {name: JUDGES[name]() for name in section.get("judges", ())}
     asked = Examples(examples.processor, examples.inputs, {}, prompt, 1, examples.speaker, examples.longest)
-    requests = CodesDataset(read_codes(folders, asked.columns | ({text} if text else set())), asked, seed)
+    requests = CodesDataset(read_rows(folders, asked.columns | ({text} if text else set())), asked, seed)
     count = min(section.get("rows", 8), len(requests))
     if count < 1:
         raise RecipeError(f"evaluation.rows must be at least 1, got {count}; leave the section out to say nothing.")
@@ -207,10 +207,10 @@ def build_trainer(
     model, processor = build_model(section, fields, header, texts)
     examples = build_examples(data, processor, header, folders)
     if data.get("streaming"):
-        dataset = StreamCodesDataset(stream_codes(train, examples.columns), examples, seed)
+        dataset = StreamCodesDataset(stream_rows(train, examples.columns), examples, seed)
     else:
-        dataset = CodesDataset(read_codes(train, examples.columns), examples, seed)
-    known = CodesDataset(read_codes(held_out, examples.columns), examples, seed) if held_out else None
+        dataset = CodesDataset(read_rows(train, examples.columns), examples, seed)
+    known = CodesDataset(read_rows(held_out, examples.columns), examples, seed) if held_out else None
     speaking = None
     if "evaluation" in recipe:
         speaking = build_speaking(recipe["evaluation"], examples, model, held_out, seed)

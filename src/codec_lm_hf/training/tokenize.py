@@ -189,14 +189,42 @@ def read_header(folder: str | os.PathLike) -> CodesHeader:
         raise ValueError(f"{Path(folder) / INFO} lacks {error}: it was not written by codec-lm tokenize.") from error
 
 
-def read_codes(folder: str | os.PathLike) -> datasets.Dataset:
-    """The data set of codes in a folder, all of it in memory.
+def shards_of(folder: str | os.PathLike, columns: Sequence[str] = ()) -> list[Path]:
+    """Files of the data set of codes in a folder.
+
+    Args:
+        folder: that `tokenize` wrote.
+        columns: that each of them must have.
+
+    Raises:
+        FileNotFoundError: there is no data set of codes, or nothing in it yet.
+        ValueError: a column is not there.
+    """
+    read_header(folder)
+    paths = sorted(Path(folder).glob(SHARDS))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no codes yet: run codec-lm tokenize to its end.")
+    for path in paths:
+        there = pq.read_schema(path).names
+        missing = sorted(set(columns) - set(there))
+        if missing:
+            raise ValueError(
+                f"{folder} has no column {', '.join(map(repr, missing))}; it has {', '.join(sorted(there))}."
+            )
+    return paths
+
+
+def read_codes(folder: str | os.PathLike, columns: Sequence[str] | None = None) -> datasets.Dataset:
+    """The data set of codes in a folder, or some columns of it, all in memory.
 
     Raises:
         FileNotFoundError: there is no data set of codes.
+        ValueError: a column is not there.
     """
-    read_header(folder)
-    return datasets.Dataset(pa.concat_tables(pq.read_table(path) for path in sorted(Path(folder).glob(SHARDS))))
+    wanted = None if columns is None else list(columns)
+    table = pa.concat_tables(pq.read_table(path, columns=wanted) for path in shards_of(folder, wanted or ()))
+    # What describes the columns describes all of them.
+    return datasets.Dataset(table if wanted is None else table.replace_schema_metadata(None))
 
 
 def write_codes(rows: datasets.Dataset, source: str | os.PathLike, output_dir: str | os.PathLike) -> None:
