@@ -14,6 +14,7 @@ from .registry import FAMILIES
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AudioStreamer": "processing.audio_streamer",
     "AutoCodecModel": "modeling.auto",
     "CodecDecoderOutput": "modeling.codec_base",
     "CodecEncoderOutput": "modeling.codec_base",

@@ -266,5 +266,36 @@ def test_arguments_that_do_nothing_are_refused(name):
     given, _ = case.prompts(case.batch([9]))
     with pytest.raises(ValueError, match="no argument 'temprature'"):
         model.generate(**given, temprature=0.5)
-    with pytest.raises(ValueError, match="num_beams=3 is not supported"):
-        model.generate(**given, num_beams=3)
+    for options, message in [
+        ({"num_beams": 3}, "num_beams=3 is not supported by codec LMs; leave it at 1"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 is not supported"),
+        ({"stop_strings": "the end"}, "stop_strings=the end is not supported"),
+        ({"max_length": 9}, "max_length=9 is not supported by codec LMs; give max_new_tokens, in frames"),
+        ({"eos_token_id": 5}, "eos_token_id=5 is not supported"),
+        ({"max_new_tokens": 0}, "max_new_tokens. must be greater than 0, but is 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.generate(**given, **options)
+
+
+@every_lm
+def test_guidance_is_for_models_that_learnt_to_go_without_a_condition(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([9]))
+    if model._supports_guidance:
+        assert not torch.equal(
+            details(model, given, guidance_scale=9.0).sequences, details(model, given, guidance_scale=1.0).sequences
+        )
+    else:
+        with pytest.raises(ValueError, match="guidance_scale=9.0 is not supported: ValleForConditionalGeneration has"):
+            details(model, given, guidance_scale=9.0)
+
+
+@every_lm
+def test_time_is_a_limit_too(name):
+    """Of the seconds that are asked for none is left after the first step."""
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([9]))
+    steps = []
+    found = details(model, given, max_time=0.0, progress=lambda done, _: steps.append(done))
+    assert len(steps) <= 1 and found.sequences.shape[-1] <= 1 and found.stopped.all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    MaxTimeCriteria,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
@@ -25,6 +33,29 @@ from .layers.stft import HannWindow
 NO_CODE = -100
 # Stands in a sequence of the generation loop where a code is to be generated.
 TO_GENERATE = -1
+
+# Fields of GenerationConfig for other ways of decoding than the loop's, and the values that ask for nothing.
+_ONLY = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "num_beam_groups": 1,
+    "use_cache": True,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "stop_strings": None,
+    "token_healing": False,
+    "prompt_lookup_num_tokens": None,
+    "encoder_repetition_penalty": 1,
+    "encoder_no_repeat_ngram_size": 0,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+}
+_INSTEAD = {
+    "max_length": "give max_new_tokens, in frames",
+    "eos_token_id": "what ends speech is fixed in a model's configuration",
+}
 
 logger = logging.get_logger(__name__)
 
@@ -124,6 +155,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_attention_backend = False
     _no_split_modules = ["TransformerLayer"]
+    _supports_guidance = False
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -162,7 +194,6 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         seed: int | torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
         end_id: int | None = None,
-        history: int = 0,
         **kwargs,
     ) -> Decoding:
         """What `generate` was given, checked.
@@ -176,18 +207,37 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
                 f"{type(self).__name__}.generate has no argument {', '.join(map(repr, sorted(unknown)))}; it takes "
                 "its own inputs (see its docstring) and the fields of GenerationConfig."
             )
-        for name, only in {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}.items():
-            if getattr(options, name, None) not in (None, only):
-                raise ValueError(f"{name}={getattr(options, name)} is not supported by codec LMs; leave it at {only}.")
+        asked = {**({} if generation_config is None else generation_config.to_diff_dict()), **kwargs}
+        self._check_options(options, asked)
         options.eos_token_id = options.pad_token_id = end_id
         options.bos_token_id = None
         self._prepare_special_tokens(options, device=self.device)
         guidance, options.guidance_scale = options.guidance_scale, None
-        processors = self._get_logits_processor(options, history, None, None, logits_processor, self.device, {})
+        with warnings.catch_warnings():
+            # They warn of prompts that they do not see; what is in the sequence, they do see here.
+            warnings.filterwarnings("ignore", message=".*inputs_embeds.*")
+            processors = self._get_logits_processor(options, 0, None, None, logits_processor, self.device, {})
         options.guidance_scale = guidance
+        criteria = StoppingCriteriaList(stopping_criteria or [])
+        if options.max_time is not None:
+            criteria.append(MaxTimeCriteria(options.max_time))
         if isinstance(seed, int):
             seed = torch.Generator().manual_seed(seed)
-        return Decoding(options, processors, stopping_criteria or StoppingCriteriaList(), seed, progress)
+        return Decoding(options, processors, criteria, seed, progress)
+
+    def _check_options(self, options: GenerationConfig, asked: dict) -> None:
+        """Refuse what the loop would not do. `options` have their defaults, `asked` is what somebody gave."""
+        for name, only in _ONLY.items():
+            if getattr(options, name, None) not in (None, only):
+                raise ValueError(f"{name}={getattr(options, name)} is not supported by codec LMs; leave it at {only}.")
+        for name, instead in _INSTEAD.items():
+            if asked.get(name) is not None:
+                raise ValueError(f"{name}={asked[name]} is not supported by codec LMs; {instead}.")
+        if not self._supports_guidance and asked.get("guidance_scale") not in (None, 1):
+            raise ValueError(
+                f"guidance_scale={asked['guidance_scale']} is not supported: {type(self).__name__} has not learned to "
+                "go without its condition."
+            )
 
     def _run_steps(
         self,
@@ -197,6 +247,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         end_id: int | None = None,
         limits: Tensor | None = None,
         stop_on_argmax: bool = False,
+        listener: Callable[[Tensor, int, Tensor, Tensor], None] | None = None,
     ) -> Steps:
         """Generate what is missing in a sequence, step by step.
 
@@ -208,6 +259,8 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             end_id: a row ends where this is generated; `None`: it has all the steps.
             limits: `(batch,)`, steps that a row has at most.
             stop_on_argmax: a row also ends where `end_id` is most likely, whatever was drawn.
+            listener: called after each step with the sequence, its known steps, the steps at which rows end
+                and whether they did so by themselves.
         """
         sequence, (batch, _, length) = sequence.clone(), sequence.shape
         ends = torch.full((batch,), length, device=sequence.device) if limits is None else limits.clamp(max=length)
@@ -241,6 +294,8 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             if options.output_logits:
                 all_logits.append(logits)
             ids = sequence[..., step : step + 1]
+            if listener is not None:
+                listener(sequence, step + 1, ends, stopped)
             if decoding.progress is not None:
                 decoding.progress(step + 1, length)
         return Steps(

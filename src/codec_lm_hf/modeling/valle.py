@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers import initialization as init
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..configuration.valle import ValleConfig
+from .generation import generates
 from .layers.attention import segment_mask
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
@@ -321,13 +323,14 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     # --- generation --------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @generates
     def generate(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         prompt_codes: Tensor | None = None,
         prompt_text_lengths: Tensor | None = None,
+        streamer: BaseStreamer | None = None,
         **kwargs,
     ) -> Tensor | CodecLMGenerateOutput:
         """Speak a text.
@@ -339,6 +342,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 was made with `prepend_bos`.
             prompt_text_lengths: `(batch,)` symbols of the prompt's text alone, with its begin and end; needed in
                 prefix modes 2 and 4, whose second transformer reads only what is to be said.
+            streamer: gets all frames at once after the last codebook, since each codebook is made from all of the one
+                before. An `AudioStreamer` makes audio of them piece by piece.
             **kwargs: fields of `GenerationConfig` (`do_sample`, `temperature`, `top_k`, `top_p`, `max_new_tokens` in
                 frames, `output_logits`, `return_dict_in_generate`, ...), `generation_config`, `logits_processor`,
                 `stopping_criteria`; `seed`, a number or a `torch.Generator`; `progress`, called with the frames done
@@ -373,6 +378,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         mask = torch.arange(int(steps.ends.max()), device=first.device) < steps.ends[:, None]
         level = steps.sequence[:, 0, : mask.shape[1]].masked_fill(~mask, NO_CODE)
         codes, level_logits = self._fill_levels(self._said(text, prompt_text_lengths), prompt, level[:, None])
+        if streamer is not None:
+            streamer.put(codes.cpu())
         if not decoding.options.return_dict_in_generate:
             return codes
         level_logits = level_logits if decoding.options.output_logits else None
