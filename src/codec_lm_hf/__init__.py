@@ -72,6 +72,7 @@ def register() -> None:
         AutoModelForAudioTokenization,
         AutoModelForTextToWaveform,
         AutoProcessor,
+        AutoTokenizer,
     )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -89,6 +90,9 @@ def register() -> None:
             processor = row.load("processor")
             if row.kind == "codec":
                 AutoFeatureExtractor.register(config, processor, exist_ok=True)
+            if row.kind == "lm":
+                # A text-to-audio pipeline loads no model without a tokenizer; here a processor is what reads texts.
+                AutoTokenizer.register(config, processor, exist_ok=True)
             AutoProcessor.register(config, processor, exist_ok=True)
 
 
