@@ -7,14 +7,15 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForTextToWaveform, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForTextToWaveform, CompileConfig, Trainer, TrainingArguments
 
 from codec_lm_hf.modeling.lm_base import NO_CODE
-from tests.common.tiny_lm import TINY_LM, rows
+from tests.common.tiny_lm import TINY_LM, random_codes, rows
 
 every_lm = pytest.mark.parametrize("name", TINY_LM)
 RAGGED = [9, 13, 11]
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+STATIC = {"cache_implementation": "static"}
 _models: dict = {}
 
 
@@ -191,6 +192,52 @@ def test_step_by_step_equals_one_pass(name):
 
 
 @every_lm
+@pytest.mark.parametrize(
+    "cache",
+    [
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"cache_implementation": "static", "max_cache_len": 200},
+    ],
+    ids=["none", "static", "static-with-room"],
+)
+def test_every_cache_gives_the_same_codes(name, cache):
+    """Rows with prompts and texts of several lengths, in windows where a model has them, drawn from the same seed."""
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch(RAGGED))
+    given["prompt_codes"] = random_codes(model.config, [3, 5, 1])
+    options = {"do_sample": True, "temperature": 0.7, "seed": 2, "min_new_tokens": 5, "output_logits": True}
+    if not case.ends:
+        options |= {"window": 12, "stride": 7, "max_new_tokens": 15}
+    expected, found = details(model, given, **options), details(model, given, **options, **cache)
+    assert torch.equal(found.sequences, expected.sequences) and len(found.logits) == len(expected.logits) > 3
+    for ours, theirs in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["valle", "valle-cross", "musicgen", "musicgen-melody"])
+def test_one_graph_is_compiled_for_all_steps(name):
+    """With a static cache, and for every later call of the same sizes."""
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch(RAGGED))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    config = CompileConfig(fullgraph=True, dynamic=False, backend=backend, mode=None)
+    torch._dynamo.reset()
+    for seed in (0, 1):
+        options = {"do_sample": True, "seed": seed, "min_new_tokens": 5}
+        compiled = details(model, given, **options, **STATIC, compile_config=config)
+        assert torch.equal(compiled.sequences, details(model, given, **options).sequences)
+    assert len(graphs) == 1
+    with pytest.raises(ValueError, match="compile_config needs cache_implementation='static'"):
+        details(model, given, compile_config=config)
+
+
+@every_lm
 def test_a_seed_gives_the_same_codes_again(name):
     case, model = TINY_LM[name], model_of(name)
     given, _ = case.prompts(case.batch(RAGGED))
@@ -272,6 +319,7 @@ def test_arguments_that_do_nothing_are_refused(name):
         ({"stop_strings": "the end"}, "stop_strings=the end is not supported"),
         ({"max_length": 9}, "max_length=9 is not supported by codec LMs; give max_new_tokens, in frames"),
         ({"eos_token_id": 5}, "eos_token_id=5 is not supported"),
+        ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not supported"),
         ({"max_new_tokens": 0}, "max_new_tokens. must be greater than 0, but is 0"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""What surrounds the loop of `generate`: prompts and ends of rows, and who listens while it runs."""
+"""What surrounds the loop of `generate`: caches, prompts and ends of rows, and who listens while it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import (
+    Cache,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    PreTrainedConfig,
+    StaticCache,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from .code_patterns import CodePattern
@@ -39,6 +47,47 @@ def _told_the_end(streamer: BaseStreamer | None) -> Iterator[None]:
         raise
     if streamer is not None:
         streamer.end()
+
+
+def new_cache(
+    config: PreTrainedConfig, options: GenerationConfig, length: int, memory: int | None = None
+) -> Cache | None:
+    """An empty cache, of the kind that `options` name.
+
+    Args:
+        config: of the model.
+        options: `use_cache`, `cache_implementation` and `max_cache_len`.
+        length: steps that it holds at most.
+        memory: steps of what cross-attention attends to; `None`: there is none.
+    """
+    if not options.use_cache:
+        return None
+    if options.cache_implementation == "static":
+        cache = StaticCache(config, max(length, options.max_cache_len or 0))
+        return cache if memory is None else EncoderDecoderCache(cache, StaticCache(config, memory))
+    return DynamicCache() if memory is None else EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
+def step_mask(cache: Cache, valid: Tensor | None, device: torch.device) -> Tensor | None:
+    """What one step after those of a cache may attend to: to them and to itself.
+
+    Args:
+        cache: not empty. Of a static one the mask has always the same shape.
+        valid: `(batch, steps)` bool, false on steps at the beginning that nothing may look at; `None`: there are none.
+            It may be short of later steps, all of which are seen.
+        device: of the mask.
+
+    Returns:
+        `(batch or 1, 1, 1, steps)` bool, as `Transformer` takes it.
+    """
+    past, room = cache.get_seq_length(), cache.get_max_length(0)
+    steps = room if room > 0 else past + 1
+    if valid is not None:
+        valid = torch.nn.functional.pad(valid, (0, steps - valid.shape[1]), value=True)
+    if room > 0:
+        reached = torch.arange(room, device=device)[None] <= past
+        valid = reached if valid is None else valid & reached
+    return None if valid is None else valid[:, None, None]
 
 
 def frames_after(codes: Tensor, lengths: Tensor, ends: Tensor, start: int, end: int) -> Tensor:

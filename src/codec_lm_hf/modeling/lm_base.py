@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -39,7 +40,6 @@ _ONLY = {
     "num_beams": 1,
     "num_return_sequences": 1,
     "num_beam_groups": 1,
-    "use_cache": True,
     "penalty_alpha": None,
     "dola_layers": None,
     "constraints": None,
@@ -91,6 +91,7 @@ class Decoding:
         processors, criteria: of transformers; they see one row for every row and slot.
         generator: that draws.
         progress: called after each step with the steps done and the steps there are at most.
+        fillers: ids beyond the vocabulary that fill empty places of a sequence.
     """
 
     options: GenerationConfig
@@ -98,6 +99,7 @@ class Decoding:
     criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
     generator: torch.Generator | None = None
     progress: Callable[[int, int], None] | None = None
+    fillers: int = 0
 
     def choose(self, history: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Codes of the next step.
@@ -111,8 +113,7 @@ class Decoding:
         """
         batch, slots, vocabulary = logits.shape
         # Ids that fill empty places are in the history of processors, so they must have scores.
-        beyond = max(0, int(history.max()) + 1 - vocabulary) if history.numel() else 0
-        scores = F.pad(logits, (0, beyond), value=-torch.inf).flatten(0, 1)
+        scores = F.pad(logits, (0, self.fillers), value=-torch.inf).flatten(0, 1)
         scores = self.processors(history.flatten(0, 1), scores)[:, :vocabulary]
         if self.options.do_sample:
             probabilities = scores.softmax(-1).to(self.generator.device if self.generator else scores.device)
@@ -143,7 +144,8 @@ class Steps:
 class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     """Base of every codec language model.
 
-    A family defines `forward(..., labels)` with its loss, `generate(...)` and `_next_logits(ids, state)`.
+    A family defines `forward(..., labels)` with its loss, `generate(...)`, `_first_logits(ids, state)` and
+    `_next_logits(ids, state)`.
     """
 
     config: CodecLMConfig
@@ -154,6 +156,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = False
+    _can_compile_fullgraph = True
     _no_split_modules = ["TransformerLayer"]
     _supports_guidance = False
 
@@ -163,16 +166,23 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         return True
 
     @abstractmethod
-    def _next_logits(self, ids: Tensor, state: Any) -> Tensor:
-        """What the model says of the next step.
+    def _first_logits(self, ids: Tensor, state: Any) -> Tensor:
+        """What the model says of the step after a beginning.
 
         Args:
-            ids: `(rows, slots, steps)`, the steps that it has not seen yet; with guidance, there are twice as many
-                rows, the second half of which go without their condition.
-            state: the family's own: conditions, and a cache that is added to.
+            ids: `(rows, slots, steps)`, all steps before; with guidance, there are twice as many rows, the second half
+                of which go without their condition.
+            state: the family's own: conditions, and a cache that is added to, if there is one.
 
         Returns:
             `(rows, slots, vocabulary)`.
+        """
+
+    @abstractmethod
+    def _next_logits(self, ids: Tensor, state: Any) -> Tensor:
+        """What it says of the step after those that the cache has seen and the one in `ids`, `(rows, slots, 1)`.
+
+        With a static cache, `torch.compile` makes one graph of it.
         """
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -194,6 +204,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         seed: int | torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
         end_id: int | None = None,
+        fillers: int = 0,
         **kwargs,
     ) -> Decoding:
         """What `generate` was given, checked.
@@ -223,7 +234,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             criteria.append(MaxTimeCriteria(options.max_time))
         if isinstance(seed, int):
             seed = torch.Generator().manual_seed(seed)
-        return Decoding(options, processors, criteria, seed, progress)
+        return Decoding(options, processors, criteria, seed, progress, fillers)
 
     def _check_options(self, options: GenerationConfig, asked: dict) -> None:
         """Refuse what the loop would not do. `options` have their defaults, `asked` is what somebody gave."""
@@ -233,6 +244,13 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         for name, instead in _INSTEAD.items():
             if asked.get(name) is not None:
                 raise ValueError(f"{name}={asked[name]} is not supported by codec LMs; {instead}.")
+        if options.cache_implementation not in (None, "dynamic", "static"):
+            raise ValueError(
+                f"cache_implementation={options.cache_implementation!r} is not supported by codec LMs; it is "
+                "'dynamic' or 'static'."
+            )
+        if options.compile_config is not None and (options.cache_implementation != "static" or not options.use_cache):
+            raise ValueError("compile_config needs cache_implementation='static': other caches change their shapes.")
         if not self._supports_guidance and asked.get("guidance_scale") not in (None, 1):
             raise ValueError(
                 f"guidance_scale={asked['guidance_scale']} is not supported: {type(self).__name__} has not learned to "
@@ -254,7 +272,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         Args:
             sequence: `(batch, slots, steps)`: known ids, and `TO_GENERATE` in the place of others. Which code a place
                 stands for is a matter of the `CodePattern` that built it.
-            state: for `_next_logits`.
+            state: for `_first_logits` and `_next_logits`.
             decoding: how to choose.
             end_id: a row ends where this is generated; `None`: it has all the steps.
             limits: `(batch,)`, steps that a row has at most.
@@ -268,11 +286,13 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         missing = (sequence == TO_GENERATE).any(1).any(0)
         start = int(missing.nonzero()[0]) if missing.any() else length
         options, all_scores, all_logits = decoding.options, [], []
-        ids = sequence[..., :start]
+        ids, beginning, say, say_next = sequence[..., :start], copy.copy(state), self._first_logits, self._next_logits
+        if options.compile_config is not None:
+            say_next = torch.compile(say_next, **options.compile_config.to_dict())
         for step in range(start, length):
             if not (step < ends).any():
                 break
-            logits = self._guided_logits(ids, state, options.guidance_scale)
+            logits = self._guided_logits(say, ids, state, options.guidance_scale)
             chosen, scores = decoding.choose(sequence[..., :step], logits)
             places = sequence[..., step]
             free = places == TO_GENERATE
@@ -293,7 +313,10 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
                 all_scores.append(scores)
             if options.output_logits:
                 all_logits.append(logits)
-            ids = sequence[..., step : step + 1]
+            if options.use_cache:
+                ids, say = sequence[..., step : step + 1], say_next
+            else:
+                ids, state = sequence[..., : step + 1], copy.copy(beginning)
             if listener is not None:
                 listener(sequence, step + 1, ends, stopped)
             if decoding.progress is not None:
@@ -306,11 +329,13 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             tuple(all_logits) if options.output_logits else None,
         )
 
-    def _guided_logits(self, ids: Tensor, state: Any, scale: float | None) -> Tensor:
+    def _guided_logits(
+        self, say: Callable[[Tensor, Any], Tensor], ids: Tensor, state: Any, scale: float | None
+    ) -> Tensor:
         """Classifier-free guidance (Ho and Salimans, 2022), both halves in one batch."""
         if scale is None or scale == 1:
-            return self._next_logits(ids, state).float()
-        given, free = self._next_logits(ids.repeat(2, 1, 1), state).float().chunk(2)
+            return say(ids, state).float()
+        given, free = say(ids.repeat(2, 1, 1), state).float().chunk(2)
         return free + scale * (given - free)
 
 

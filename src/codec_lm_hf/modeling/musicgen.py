@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import Cache
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..configuration.musicgen import MusicGenLMConfig
 from . import code_patterns
-from .generation import FrameFeed, ends_of_rows, frames_after, generates
+from .generation import FrameFeed, ends_of_rows, frames_after, generates, new_cache, step_mask
 from .layers.attention import segment_mask
 from .layers.chroma import ChromaExtractor
 from .layers.positions import sinusoidal_positions
@@ -84,13 +84,13 @@ class _Playing:
     Attributes:
         condition, cache: see `Condition` and `Transformer`.
         position: `(rows,)` of the next step; `None` before the first.
-        seen: `(rows, steps)` bool of what may be attended to; `None`: everything.
+        valid: `(rows, steps)` bool, false on padding before the codes; `None`: there is none.
     """
 
     condition: Condition
-    cache: Cache
+    cache: Cache | None
     position: Tensor | None = None
-    seen: Tensor | None = None
+    valid: Tensor | None = None
 
 
 class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
@@ -234,7 +234,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             ValueError: inputs that do not fit the configuration, or unknown arguments.
         """
         config, kwargs = self.config, dict(kwargs)
-        decoding = self._decoding(**kwargs)
+        decoding = self._decoding(fillers=1, **kwargs)
         window = int(config.max_duration * config.frame_rate) if window is None else window
         stride = int(config.extend_stride * config.frame_rate) if stride is None else stride
         if not 0 < stride <= window:
@@ -265,7 +265,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
                 melody = self._melody_from(melody, start, window)
             pattern = code_patterns.delay(end - start, config.delays)
             sequence = pattern.build(codes[..., start:end], config.special_id)
-            state = self._begin(states, mask, melody, joint_padding, decoding)
+            state = self._begin(states, mask, melody, joint_padding, decoding, pattern.length)
             listener = None if feed is None else feed.listener(pattern, start, ends)
             limits = torch.where(stopped, 0, pattern.length)
             run = self._run_steps(sequence, state, decoding, limits=limits, listener=listener)
@@ -287,28 +287,27 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
 
         return CodecLMGenerateOutput(found, found[:, 0] != NO_CODE, stopped, steps("scores"), steps("logits"))
 
-    def _begin(self, states: Tensor, mask: Tensor, melody: Tensor | None, joint: bool, decoding: Decoding) -> _Playing:
-        """The state before the first step of a window."""
+    def _begin(
+        self, states: Tensor, mask: Tensor, melody: Tensor | None, joint: bool, decoding: Decoding, steps: int
+    ) -> _Playing:
+        """The state before the first of so many steps of a window."""
         nobody = torch.zeros(len(states), dtype=torch.bool, device=states.device)
         condition = self._condition(states, mask, melody, nobody, hide=not joint)
         if decoding.options.guidance_scale not in (None, 1):
             condition = condition.join(self._condition(states, mask, melody, ~nobody, hide=not joint))
-        cache = DynamicCache()
-        if condition.memory is not None:
-            cache = EncoderDecoderCache(cache, DynamicCache())
-        return _Playing(condition, cache)
+        before = 0 if condition.prefix is None else condition.prefix.shape[1]
+        memory = None if condition.memory is None else condition.memory.shape[1]
+        return _Playing(condition, new_cache(self.config, decoding.options, before + steps, memory))
+
+    def _first_logits(self, ids: Tensor, state: _Playing) -> Tensor:
+        return self._heads(self._run(ids, state.condition, state)[:, -1:])[:, :, 0]
 
     def _next_logits(self, ids: Tensor, state: _Playing) -> Tensor:
-        if state.position is None:
-            hidden = self._run(ids, state.condition, state)
-        else:
-            embedded = self._embed(ids) + self._positions(state.position[:, None]).to(self.dtype)
-            if state.seen is not None:
-                state.seen = nn.functional.pad(state.seen, (0, 1), value=True)
-            mask = None if state.seen is None else state.seen[:, None, None]
-            hidden = self._layers(embedded, mask, state.condition, state.cache)
-            state.position = state.position + 1
-        return self._heads(hidden[:, -1:])[:, :, 0]
+        embedded = self._embed(ids) + self._positions(state.position[:, None]).to(self.dtype)
+        mask = step_mask(state.cache, state.valid, embedded.device)
+        hidden = self._layers(embedded, mask, state.condition, state.cache)
+        state.position = state.position + 1
+        return self._heads(hidden)[:, :, 0]
 
     # --- shared ------------------------------------------------------------------------------------------------------
 
@@ -326,7 +325,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         mask = segment_mask([(embedded.shape[1], "causal")], valid, ids.device)
         hidden = self._layers(embedded, mask, condition, None if state is None else state.cache)
         if state is not None:
-            state.seen, state.position = valid, (places[:, -1] + 1).expand(len(ids))
+            # In memory of its own, like that of later steps, so that these compile to one graph.
+            state.valid, state.position = valid, (places[:, -1] + 1).expand(len(ids)).contiguous()
         return hidden[:, -steps:]
 
     def _layers(self, x: Tensor, mask: Tensor | None, condition: Condition, cache: Cache | None) -> Tensor:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import Cache
 from transformers import initialization as init
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..configuration.valle import ValleConfig
-from .generation import generates
+from .generation import generates, new_cache, step_mask
 from .layers.attention import segment_mask
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
@@ -61,14 +61,22 @@ class _Text:
 
 @dataclass
 class _Speaking:
-    """State of the loop: `audio` is the embedded start, until the cache has seen it."""
+    """State of the loop.
+
+    Attributes:
+        text: that is spoken.
+        audio, audio_valid: the start, embedded, and which of its frames are no padding.
+        cache: see `Transformer`.
+        position: `(batch,)` of the next frame.
+        valid: `(batch, steps)` bool, false on padding among what the cache has seen.
+    """
 
     text: _Text
     audio: Tensor
     audio_valid: Tensor
-    cache: Cache
+    cache: Cache | None
     position: Tensor
-    seen: Tensor | None = None
+    valid: Tensor | None = None
 
 
 class ValleStage(nn.Module):
@@ -368,11 +376,11 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         elif not lengths.all():
             raise ValueError("prompt_codes must have at least one frame per row: this model predicts no first frame.")
         places = torch.arange(first.shape[1], device=first.device)
-        cache = DynamicCache()
-        if self.ar.as_memory:
-            cache = EncoderDecoderCache(cache, DynamicCache())
+        longest = int(limits.max())
+        columns = first.shape[1] + longest + (0 if self.ar.as_memory else text.ids.shape[1])
+        cache = new_cache(self.config, decoding.options, columns, text.ids.shape[1] if self.ar.as_memory else None)
         state = _Speaking(text, self._ar_audio(first, places[None]), places < lengths[:, None], cache, lengths)
-        sequence = first.new_full((len(first), 1, int(limits.max())), TO_GENERATE)
+        sequence = first.new_full((len(first), 1, longest), TO_GENERATE)
         steps = self._run_steps(sequence, state, decoding, end, limits, self.config.stop_on_argmax)
         self._report(steps.ends, steps.stopped)
         mask = torch.arange(int(steps.ends.max()), device=first.device) < steps.ends[:, None]
@@ -404,23 +412,24 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         prefix = min(codes.shape[-1] // 2, LONGEST_PREFIX)
         return self._fill_levels(text, codes[..., :prefix], codes[:, :1, prefix:])[0]
 
+    def _first_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
+        # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
+        columns, steps = state.audio.shape[1], ids.shape[-1]
+        places = state.position[:, None] + torch.arange(steps, device=ids.device)
+        audio = torch.cat([state.audio, self._ar_audio(ids[:, 0], places)], dim=1)
+        valid = nn.functional.pad(state.audio_valid, (0, steps), value=True)
+        hidden = self.ar(state.text, audio, valid, cache=state.cache)
+        last = torch.full_like(state.position, columns + steps - 1) if steps else state.position - 1
+        state.valid = valid if self.ar.as_memory else torch.cat([state.text.valid, valid], dim=1)
+        return self.ar.heads[0](hidden[torch.arange(len(hidden), device=hidden.device), last])[:, None]
+
     def _next_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
-        if state.seen is None:
-            hidden = self.ar(state.text, state.audio, state.audio_valid, cache=state.cache)
-            rows = torch.arange(len(hidden), device=hidden.device)
-            hidden = hidden[rows, state.position - 1]
-            state.seen = state.audio_valid
-            if not self.ar.as_memory:
-                state.seen = torch.cat([state.text.valid, state.seen], dim=1)
-        else:
-            # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
-            state.seen = nn.functional.pad(state.seen, (0, 1), value=True)
-            audio = self._ar_audio(ids[:, 0], state.position[:, None])
-            memory_mask = state.text.valid[:, None, None]
-            mask = state.seen[:, None, None]
-            hidden = self.ar.transformer(audio, mask, memory_mask=memory_mask, past_key_values=state.cache)[:, 0]
-            state.position = state.position + 1
-        return self.ar.heads[0](hidden)[:, None]
+        audio = self._ar_audio(ids[:, 0], state.position[:, None])
+        mask = step_mask(state.cache, state.valid, audio.device)
+        memory_mask = state.text.valid[:, None, None]
+        hidden = self.ar.transformer(audio, mask, memory_mask=memory_mask, past_key_values=state.cache)
+        state.position = state.position + 1
+        return self.ar.heads[0](hidden)
 
     def _fill_levels(self, text: _Text, prompt: Tensor, codes: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The other codebooks of the first one's `codes` `(batch, 1, frames)`, each the most likely code."""
