@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForTextToWaveform, CompileConfig, Trainer, TrainingArguments
 
@@ -287,6 +288,84 @@ def test_half_precision(name):
     given = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in given.items()}
     codes = details(half, given).sequences
     assert ((codes == NO_CODE) | ((codes >= 0) & (codes < model.config.codebook_size))).all()
+
+
+# --- another codec ---------------------------------------------------------------------------------------------------
+
+
+@every_lm
+@pytest.mark.parametrize("size", [31, 12])
+def test_with_more_or_fewer_entries_what_is_said_of_the_others_stays(name, size):
+    case, model, resized = TINY_LM[name], model_of(name), TINY_LM[name].model()
+    resized.resize_codebooks(codebook_size=size)
+    kept = min(size, model.config.codebook_size)
+    inputs = case.batch(RAGGED)
+    for codes in ("labels", "prompt_codes"):
+        if codes in inputs:
+            inputs[codes] = inputs[codes].where(inputs[codes] < kept, 0)
+    with torch.no_grad():
+        before, after = model(**inputs), resized(**inputs)
+
+    def same(ours, theirs):
+        torch.testing.assert_close(theirs[..., :kept], ours[..., :kept], **CLOSE)
+        # Of what is no code.
+        torch.testing.assert_close(theirs[..., size:], ours[..., model.config.codebook_size :], **CLOSE)
+
+    same(before.logits, after.logits)
+    for ours, theirs in zip(before.get("nar_logits") or (), after.get("nar_logits") or (), strict=True):
+        same(ours, theirs)
+
+
+@every_lm
+@pytest.mark.parametrize("change", [-2, 2])
+def test_with_more_or_fewer_codebooks_the_others_weights_stay(name, change):
+    case, model = TINY_LM[name], TINY_LM[name].model()
+    before, count = copy.deepcopy(model.state_dict()), model.config.num_codebooks + change
+    model.resize_codebooks(num_codebooks=count)
+    after = model.state_dict()
+    assert (before.keys() <= after.keys()) if change > 0 else (after.keys() < before.keys())
+    for key in before.keys() & after.keys():
+        assert torch.equal(after[key], before[key]), key
+    assert model.config.num_codebooks == count
+    fresh = case.model_class(model.config)
+    assert {key: value.shape for key, value in fresh.state_dict().items()} == {
+        key: value.shape for key, value in after.items()
+    }
+    # What was tied still is.
+    assert sum(weight.numel() for weight in model.parameters()) == sum(weight.numel() for weight in fresh.parameters())
+
+
+@every_lm
+def test_a_model_for_another_codec_trains_is_saved_and_generates(name, tmp_path):
+    case, model = TINY_LM[name], TINY_LM[name].model()
+    model.resize_codebooks(6, 15)
+    inputs = case.inputs(model.config, RAGGED)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(8):
+        losses.append(loss_of(model, inputs))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    given, _ = case.prompts(inputs)
+    found = details(loaded, given, min_new_tokens=4).sequences
+    assert found.shape[1] == 6 and torch.equal(found, details(model, given, min_new_tokens=4).sequences)
+
+
+def test_sizes_and_weights_that_cannot_be_resized():
+    model = TINY_LM["valle"].model()
+    with pytest.raises(StrictDataclassError, match="codebook_size must be at least 1, got 0"):
+        model.resize_codebooks(codebook_size=0)
+    assert model.config.codebook_size == 20
+    stereo = TINY_LM["musicgen-stereo"].model()
+    with pytest.raises(StrictDataclassError, match=r"num_codebooks \(7\) must be even"):
+        stereo.resize_codebooks(7)
+    model.ar.heads[0] = torch.nn.utils.parametrizations.weight_norm(model.ar.heads[0])
+    with pytest.raises(ValueError, match="the weights .*parametrizations.* are not Valle"):
+        model.resize_codebooks(4)
 
 
 # --- what cannot be ------------------------------------------------------------------------------------------------

@@ -165,6 +165,44 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         """They all do; transformers looks for its mixin among the direct bases only."""
         return True
 
+    def resize_codebooks(self, num_codebooks: int | None = None, codebook_size: int | None = None) -> None:
+        """Make the model one for another codec, as `resize_token_embeddings` does for another tokenizer.
+
+        Embeddings and heads of codes and of codebooks that both codecs have are kept, as is what stands for no code;
+        others start anew. For a while there are two models in memory. An optimizer that was made before knows the old
+        weights only.
+
+        Args:
+            num_codebooks: codes per frame; as many as before by default.
+            codebook_size: entries per codebook; as many as before by default.
+
+        Raises:
+            StrictDataclassError: sizes that cannot be.
+            ValueError: weights that are not the model's own.
+        """
+        old = self.config
+        count = old.num_codebooks if num_codebooks is None else num_codebooks
+        size = old.codebook_size if codebook_size is None else codebook_size
+        fresh = type(self)(old.resized(count, size)).to(self.device, self.dtype).train(self.training)
+        before, after = self.state_dict(), fresh.state_dict()
+        lost, new = before.keys() - after.keys(), after.keys() - before.keys()
+        if (lost and count >= old.num_codebooks) or (new and count <= old.num_codebooks):
+            raise ValueError(
+                f"the weights {sorted(lost)[:3]} are not {type(self).__name__}'s own; take adapters off before "
+                "resize_codebooks, or merge them."
+            )
+        for name in before.keys() & after.keys():
+            weight, theirs = before[name], after[name]
+            if weight.shape == theirs.shape:
+                theirs.copy_(weight)
+                continue
+            # A row for each code, and after them rows for what is no code.
+            kept = min(size, old.codebook_size)
+            theirs[:kept].copy_(weight[:kept])
+            theirs[size:].copy_(weight[old.codebook_size :])
+        for name in ("config", "_modules", "_tied_weights_keys", "all_tied_weights_keys"):
+            setattr(self, name, getattr(fresh, name))
+
     @abstractmethod
     def _first_logits(self, ids: Tensor, state: Any) -> Tensor:
         """What the model says of the step after a beginning.
