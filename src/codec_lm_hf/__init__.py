@@ -14,6 +14,7 @@ from .registry import FAMILIES
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AudioStreamer": "processing.audio_streamer",
     "AutoCodecModel": "modeling.auto",
     "CodecDecoderOutput": "modeling.codec_base",
     "CodecEncoderOutput": "modeling.codec_base",
@@ -55,6 +56,7 @@ def register() -> None:
         AutoModelForAudioTokenization,
         AutoModelForTextToWaveform,
         AutoProcessor,
+        AutoTokenizer,
     )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -72,6 +74,9 @@ def register() -> None:
             processor = row.load("processor")
             if row.kind == "codec":
                 AutoFeatureExtractor.register(config, processor, exist_ok=True)
+            if row.kind == "lm":
+                # A text-to-audio pipeline loads no model without a tokenizer; here a processor is what reads texts.
+                AutoTokenizer.register(config, processor, exist_ok=True)
             AutoProcessor.register(config, processor, exist_ok=True)
 
 

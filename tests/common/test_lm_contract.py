@@ -6,15 +6,17 @@ import copy
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForTextToWaveform, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForTextToWaveform, CompileConfig, Trainer, TrainingArguments
 
 from codec_lm_hf.modeling.lm_base import NO_CODE
-from tests.common.tiny_lm import TINY_LM, rows
+from tests.common.tiny_lm import TINY_LM, random_codes, rows
 
 every_lm = pytest.mark.parametrize("name", TINY_LM)
 RAGGED = [9, 13, 11]
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+STATIC = {"cache_implementation": "static"}
 _models: dict = {}
 
 
@@ -212,6 +214,52 @@ def test_step_by_step_equals_one_pass(name):
 
 
 @every_lm
+@pytest.mark.parametrize(
+    "cache",
+    [
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"cache_implementation": "static", "max_cache_len": 200},
+    ],
+    ids=["none", "static", "static-with-room"],
+)
+def test_every_cache_gives_the_same_codes(name, cache):
+    """Rows with prompts and texts of several lengths, in windows where a model has them, drawn from the same seed."""
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch(RAGGED))
+    given["prompt_codes"] = random_codes(model.config, [3, 5, 1])
+    options = {"do_sample": True, "temperature": 0.7, "seed": 2, "min_new_tokens": 5, "output_logits": True}
+    if not case.ends:
+        options |= {"window": 12, "stride": 7, "max_new_tokens": 15}
+    expected, found = details(model, given, **options), details(model, given, **options, **cache)
+    assert torch.equal(found.sequences, expected.sequences) and len(found.logits) == len(expected.logits) > 3
+    for ours, theirs in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["valle", "valle-cross", "musicgen", "musicgen-melody"])
+def test_one_graph_is_compiled_for_all_steps(name):
+    """With a static cache, and for every later call of the same sizes."""
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch(RAGGED))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    config = CompileConfig(fullgraph=True, dynamic=False, backend=backend, mode=None)
+    torch._dynamo.reset()
+    for seed in (0, 1):
+        options = {"do_sample": True, "seed": seed, "min_new_tokens": 5}
+        compiled = details(model, given, **options, **STATIC, compile_config=config)
+        assert torch.equal(compiled.sequences, details(model, given, **options).sequences)
+    assert len(graphs) == 1
+    with pytest.raises(ValueError, match="compile_config needs cache_implementation='static'"):
+        details(model, given, compile_config=config)
+
+
+@every_lm
 def test_a_seed_gives_the_same_codes_again(name):
     case, model = TINY_LM[name], model_of(name)
     given, _ = case.prompts(case.batch(RAGGED))
@@ -263,6 +311,84 @@ def test_half_precision(name):
     assert ((codes == NO_CODE) | ((codes >= 0) & (codes < model.config.codebook_size))).all()
 
 
+# --- another codec ---------------------------------------------------------------------------------------------------
+
+
+@every_lm
+@pytest.mark.parametrize("size", [31, 12])
+def test_with_more_or_fewer_entries_what_is_said_of_the_others_stays(name, size):
+    case, model, resized = TINY_LM[name], model_of(name), TINY_LM[name].model()
+    resized.resize_codebooks(codebook_size=size)
+    kept = min(size, model.config.codebook_size)
+    inputs = case.batch(RAGGED)
+    for codes in ("labels", "prompt_codes"):
+        if codes in inputs:
+            inputs[codes] = inputs[codes].where(inputs[codes] < kept, 0)
+    with torch.no_grad():
+        before, after = model(**inputs), resized(**inputs)
+
+    def same(ours, theirs):
+        torch.testing.assert_close(theirs[..., :kept], ours[..., :kept], **CLOSE)
+        # Of what is no code.
+        torch.testing.assert_close(theirs[..., size:], ours[..., model.config.codebook_size :], **CLOSE)
+
+    same(before.logits, after.logits)
+    for ours, theirs in zip(before.get("nar_logits") or (), after.get("nar_logits") or (), strict=True):
+        same(ours, theirs)
+
+
+@every_lm
+@pytest.mark.parametrize("change", [-2, 2])
+def test_with_more_or_fewer_codebooks_the_others_weights_stay(name, change):
+    case, model = TINY_LM[name], TINY_LM[name].model()
+    before, count = copy.deepcopy(model.state_dict()), model.config.num_codebooks + change
+    model.resize_codebooks(num_codebooks=count)
+    after = model.state_dict()
+    assert (before.keys() <= after.keys()) if change > 0 else (after.keys() < before.keys())
+    for key in before.keys() & after.keys():
+        assert torch.equal(after[key], before[key]), key
+    assert model.config.num_codebooks == count
+    fresh = case.model_class(model.config)
+    assert {key: value.shape for key, value in fresh.state_dict().items()} == {
+        key: value.shape for key, value in after.items()
+    }
+    # What was tied still is.
+    assert sum(weight.numel() for weight in model.parameters()) == sum(weight.numel() for weight in fresh.parameters())
+
+
+@every_lm
+def test_a_model_for_another_codec_trains_is_saved_and_generates(name, tmp_path):
+    case, model = TINY_LM[name], TINY_LM[name].model()
+    model.resize_codebooks(6, 15)
+    inputs = case.inputs(model.config, RAGGED)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(8):
+        losses.append(loss_of(model, inputs))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    given, _ = case.prompts(inputs)
+    found = details(loaded, given, min_new_tokens=4).sequences
+    assert found.shape[1] == 6 and torch.equal(found, details(model, given, min_new_tokens=4).sequences)
+
+
+def test_sizes_and_weights_that_cannot_be_resized():
+    model = TINY_LM["valle"].model()
+    with pytest.raises(StrictDataclassError, match="codebook_size must be at least 1, got 0"):
+        model.resize_codebooks(codebook_size=0)
+    assert model.config.codebook_size == 20
+    stereo = TINY_LM["musicgen-stereo"].model()
+    with pytest.raises(StrictDataclassError, match=r"num_codebooks \(7\) must be even"):
+        stereo.resize_codebooks(7)
+    model.ar.heads[0] = torch.nn.utils.parametrizations.weight_norm(model.ar.heads[0])
+    with pytest.raises(ValueError, match="the weights .*parametrizations.* are not Valle"):
+        model.resize_codebooks(4)
+
+
 # --- what cannot be ------------------------------------------------------------------------------------------------
 
 
@@ -287,5 +413,37 @@ def test_arguments_that_do_nothing_are_refused(name):
     given, _ = case.prompts(case.batch([9]))
     with pytest.raises(ValueError, match="no argument 'temprature'"):
         model.generate(**given, temprature=0.5)
-    with pytest.raises(ValueError, match="num_beams=3 is not supported"):
-        model.generate(**given, num_beams=3)
+    for options, message in [
+        ({"num_beams": 3}, "num_beams=3 is not supported by codec LMs; leave it at 1"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 is not supported"),
+        ({"stop_strings": "the end"}, "stop_strings=the end is not supported"),
+        ({"max_length": 9}, "max_length=9 is not supported by codec LMs; give max_new_tokens, in frames"),
+        ({"eos_token_id": 5}, "eos_token_id=5 is not supported"),
+        ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not supported"),
+        ({"max_new_tokens": 0}, "max_new_tokens. must be greater than 0, but is 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.generate(**given, **options)
+
+
+@every_lm
+def test_guidance_is_for_models_that_learnt_to_go_without_a_condition(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([9]))
+    if model._supports_guidance:
+        assert not torch.equal(
+            details(model, given, guidance_scale=9.0).sequences, details(model, given, guidance_scale=1.0).sequences
+        )
+    else:
+        with pytest.raises(ValueError, match="guidance_scale=9.0 is not supported: ValleForConditionalGeneration has"):
+            details(model, given, guidance_scale=9.0)
+
+
+@every_lm
+def test_time_is_a_limit_too(name):
+    """Of the seconds that are asked for none is left after the first step."""
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([9]))
+    steps = []
+    found = details(model, given, max_time=0.0, progress=lambda done, _: steps.append(done))
+    assert len(steps) <= 1 and found.sequences.shape[-1] <= 1 and found.stopped.all()

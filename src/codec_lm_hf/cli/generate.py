@@ -55,7 +55,7 @@ def generate(
         options["max_new_tokens"] = max(1, round(max_seconds * config.frame_rate))
     options = {name: value for name, value in options.items() if value is not None}
     codes = lm.generate(**processor(text, **given), seed=seed, **options)
-    waves = processor.batch_decode(codes)
+    waves = [wave.numpy() for wave in processor.batch_decode(codes)]
     if not waves[0].shape[1]:
         raise ValueError("the model ended at once: there is nothing to write. Try another --seed.")
     with output_file(output) as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from .presets import PresetConfig
 
 
@@ -18,6 +20,22 @@ class CodecLMConfig(PresetConfig):
 
     `presets` names the published variants: `ConfigClass.from_preset("name")`.
     """
+
+    def resized(self, num_codebooks: int, codebook_size: int) -> CodecLMConfig:
+        """The same configuration for another codec.
+
+        Raises:
+            StrictDataclassError: it cannot be.
+        """
+        config = copy.deepcopy(self)
+        for name, value in self._fields_for_codebooks(num_codebooks, codebook_size).items():
+            setattr(config, name, value)
+        config.validate()
+        return config
+
+    def _fields_for_codebooks(self, num_codebooks: int, codebook_size: int) -> dict:
+        """The fields that follow from the codec's sizes. A family adds its own."""
+        return {"num_codebooks": num_codebooks, "codebook_size": codebook_size}
 
     def _check_at_least_one(self, *names: str) -> None:
         for name in names:

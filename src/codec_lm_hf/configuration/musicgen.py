@@ -94,6 +94,13 @@ class MusicGenLMConfig(CodecLMConfig):
         """Frames that every melody is repeated or cut to."""
         return int(self.max_duration * self.sampling_rate) // (self.chroma_n_fft // 4) + 1
 
+    def _fields_for_codebooks(self, num_codebooks: int, codebook_size: int) -> dict:
+        # Further codebooks are each later than those before, on both sides alike.
+        delays = list(self.delays[:num_codebooks])
+        while len(delays) < num_codebooks:
+            delays.append(delays[-self.audio_channels] + 1)
+        return {**super()._fields_for_codebooks(num_codebooks, codebook_size), "delays": delays}
+
     def validate_architecture(self):
         self._check_at_least_one("num_codebooks", "codebook_size", "num_hidden_layers", "intermediate_ratio")
         self._check_at_least_one("text_hidden_size", "frame_rate")

@@ -104,10 +104,11 @@ class CodePattern:
             raise ValueError(f"frame must be in 0..{self.steps.shape[1] - 1}, got {frame}.")
         return int(self.steps[:, frame:].min())
 
-    def complete_frames(self, steps: int) -> int:
-        """Leading frames of which every code stands within the first `steps` steps."""
-        complete = (self.steps < steps).all(0)
-        return int(complete.long().cumprod(0).sum())
+    def complete_frames(self, steps: int | Tensor) -> Tensor:
+        """Leading frames of which every code stands within the first `steps` steps, of the shape of `steps`."""
+        steps = torch.as_tensor(steps)
+        last = self.steps.amax(0).cummax(0).values.to(steps.device)
+        return (last < steps[..., None]).sum(-1)
 
     def _places(self, device: torch.device) -> Tensor:
         return (self.slots * self.length + self.steps).to(device)

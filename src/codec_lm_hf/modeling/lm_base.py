@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    MaxTimeCriteria,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
@@ -25,6 +34,28 @@ from .layers.stft import HannWindow
 NO_CODE = -100
 # Stands in a sequence of the generation loop where a code is to be generated.
 TO_GENERATE = -1
+
+# Fields of GenerationConfig for other ways of decoding than the loop's, and the values that ask for nothing.
+_ONLY = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "num_beam_groups": 1,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "stop_strings": None,
+    "token_healing": False,
+    "prompt_lookup_num_tokens": None,
+    "encoder_repetition_penalty": 1,
+    "encoder_no_repeat_ngram_size": 0,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+}
+_INSTEAD = {
+    "max_length": "give max_new_tokens, in frames",
+    "eos_token_id": "what ends speech is fixed in a model's configuration",
+}
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +91,7 @@ class Decoding:
         processors, criteria: of transformers; they see one row for every row and slot.
         generator: that draws.
         progress: called after each step with the steps done and the steps there are at most.
+        fillers: ids beyond the vocabulary that fill empty places of a sequence.
     """
 
     options: GenerationConfig
@@ -67,6 +99,7 @@ class Decoding:
     criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
     generator: torch.Generator | None = None
     progress: Callable[[int, int], None] | None = None
+    fillers: int = 0
 
     def choose(self, history: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Codes of the next step.
@@ -80,8 +113,7 @@ class Decoding:
         """
         batch, slots, vocabulary = logits.shape
         # Ids that fill empty places are in the history of processors, so they must have scores.
-        beyond = max(0, int(history.max()) + 1 - vocabulary) if history.numel() else 0
-        scores = F.pad(logits, (0, beyond), value=-torch.inf).flatten(0, 1)
+        scores = F.pad(logits, (0, self.fillers), value=-torch.inf).flatten(0, 1)
         scores = self.processors(history.flatten(0, 1), scores)[:, :vocabulary]
         chosen = self.draw(scores.softmax(-1)) if self.options.do_sample else scores.argmax(-1)
         return chosen.unflatten(0, (batch, slots)), scores.unflatten(0, (batch, slots))
@@ -113,8 +145,8 @@ class Steps:
 class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     """Base of every codec language model.
 
-    A family defines `forward(..., labels)` with its loss (and in evaluation `code_hits`, see there), `generate(...)`
-    and `_next_logits(ids, state)`.
+    A family defines `forward(..., labels)` with its loss (and in evaluation `code_hits`, see there), `generate(...)`,
+    `_first_logits(ids, state)` and `_next_logits(ids, state)`.
     """
 
     config: CodecLMConfig
@@ -125,24 +157,71 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = False
+    _can_compile_fullgraph = True
     _no_split_modules = ["TransformerLayer"]
+    _supports_guidance = False
 
     @classmethod
     def can_generate(cls) -> bool:
         """They all do; transformers looks for its mixin among the direct bases only."""
         return True
 
-    @abstractmethod
-    def _next_logits(self, ids: Tensor, state: Any) -> Tensor:
-        """What the model says of the next step.
+    def resize_codebooks(self, num_codebooks: int | None = None, codebook_size: int | None = None) -> None:
+        """Make the model one for another codec, as `resize_token_embeddings` does for another tokenizer.
+
+        Embeddings and heads of codes and of codebooks that both codecs have are kept, as is what stands for no code;
+        others start anew. For a while there are two models in memory. An optimizer that was made before knows the old
+        weights only.
 
         Args:
-            ids: `(rows, slots, steps)`, the steps that it has not seen yet; with guidance, there are twice as many
-                rows, the second half of which go without their condition.
-            state: the family's own: conditions, and a cache that is added to.
+            num_codebooks: codes per frame; as many as before by default.
+            codebook_size: entries per codebook; as many as before by default.
+
+        Raises:
+            StrictDataclassError: sizes that cannot be.
+            ValueError: weights that are not the model's own.
+        """
+        old = self.config
+        count = old.num_codebooks if num_codebooks is None else num_codebooks
+        size = old.codebook_size if codebook_size is None else codebook_size
+        fresh = type(self)(old.resized(count, size)).to(self.device, self.dtype).train(self.training)
+        before, after = self.state_dict(), fresh.state_dict()
+        lost, new = before.keys() - after.keys(), after.keys() - before.keys()
+        if (lost and count >= old.num_codebooks) or (new and count <= old.num_codebooks):
+            raise ValueError(
+                f"the weights {sorted(lost)[:3]} are not {type(self).__name__}'s own; take adapters off before "
+                "resize_codebooks, or merge them."
+            )
+        for name in before.keys() & after.keys():
+            weight, theirs = before[name], after[name]
+            if weight.shape == theirs.shape:
+                theirs.copy_(weight)
+                continue
+            # A row for each code, and after them rows for what is no code.
+            kept = min(size, old.codebook_size)
+            theirs[:kept].copy_(weight[:kept])
+            theirs[size:].copy_(weight[old.codebook_size :])
+        for name in ("config", "_modules", "_tied_weights_keys", "all_tied_weights_keys"):
+            setattr(self, name, getattr(fresh, name))
+
+    @abstractmethod
+    def _first_logits(self, ids: Tensor, state: Any) -> Tensor:
+        """What the model says of the step after a beginning.
+
+        Args:
+            ids: `(rows, slots, steps)`, all steps before; with guidance, there are twice as many rows, the second half
+                of which go without their condition.
+            state: the family's own: conditions, and a cache that is added to, if there is one.
 
         Returns:
             `(rows, slots, vocabulary)`.
+        """
+
+    @abstractmethod
+    def _next_logits(self, ids: Tensor, state: Any) -> Tensor:
+        """What it says of the step after those that the cache has seen and the one in `ids`, `(rows, slots, 1)`.
+
+        With a static cache, `torch.compile` makes one graph of it.
         """
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -164,7 +243,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         seed: int | torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
         end_id: int | None = None,
-        history: int = 0,
+        fillers: int = 0,
         **kwargs,
     ) -> Decoding:
         """What `generate` was given, checked.
@@ -178,18 +257,44 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
                 f"{type(self).__name__}.generate has no argument {', '.join(map(repr, sorted(unknown)))}; it takes "
                 "its own inputs (see its docstring) and the fields of GenerationConfig."
             )
-        for name, only in {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}.items():
-            if getattr(options, name, None) not in (None, only):
-                raise ValueError(f"{name}={getattr(options, name)} is not supported by codec LMs; leave it at {only}.")
+        asked = {**({} if generation_config is None else generation_config.to_diff_dict()), **kwargs}
+        self._check_options(options, asked)
         options.eos_token_id = options.pad_token_id = end_id
         options.bos_token_id = None
         self._prepare_special_tokens(options, device=self.device)
         guidance, options.guidance_scale = options.guidance_scale, None
-        processors = self._get_logits_processor(options, history, None, None, logits_processor, self.device, {})
+        with warnings.catch_warnings():
+            # They warn of prompts that they do not see; what is in the sequence, they do see here.
+            warnings.filterwarnings("ignore", message=".*inputs_embeds.*")
+            processors = self._get_logits_processor(options, 0, None, None, logits_processor, self.device, {})
         options.guidance_scale = guidance
+        criteria = StoppingCriteriaList(stopping_criteria or [])
+        if options.max_time is not None:
+            criteria.append(MaxTimeCriteria(options.max_time))
         if isinstance(seed, int):
             seed = torch.Generator().manual_seed(seed)
-        return Decoding(options, processors, stopping_criteria or StoppingCriteriaList(), seed, progress)
+        return Decoding(options, processors, criteria, seed, progress, fillers)
+
+    def _check_options(self, options: GenerationConfig, asked: dict) -> None:
+        """Refuse what the loop would not do. `options` have their defaults, `asked` is what somebody gave."""
+        for name, only in _ONLY.items():
+            if getattr(options, name, None) not in (None, only):
+                raise ValueError(f"{name}={getattr(options, name)} is not supported by codec LMs; leave it at {only}.")
+        for name, instead in _INSTEAD.items():
+            if asked.get(name) is not None:
+                raise ValueError(f"{name}={asked[name]} is not supported by codec LMs; {instead}.")
+        if options.cache_implementation not in (None, "dynamic", "static"):
+            raise ValueError(
+                f"cache_implementation={options.cache_implementation!r} is not supported by codec LMs; it is "
+                "'dynamic' or 'static'."
+            )
+        if options.compile_config is not None and (options.cache_implementation != "static" or not options.use_cache):
+            raise ValueError("compile_config needs cache_implementation='static': other caches change their shapes.")
+        if not self._supports_guidance and asked.get("guidance_scale") not in (None, 1):
+            raise ValueError(
+                f"guidance_scale={asked['guidance_scale']} is not supported: {type(self).__name__} has not learned to "
+                "go without its condition."
+            )
 
     def _run_steps(
         self,
@@ -199,17 +304,20 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         end_id: int | None = None,
         limits: Tensor | None = None,
         stop_on_argmax: bool = False,
+        listener: Callable[[Tensor, int, Tensor, Tensor], None] | None = None,
     ) -> Steps:
         """Generate what is missing in a sequence, step by step.
 
         Args:
             sequence: `(batch, slots, steps)`: known ids, and `TO_GENERATE` in the place of others. Which code a place
                 stands for is a matter of the `CodePattern` that built it.
-            state: for `_next_logits`.
+            state: for `_first_logits` and `_next_logits`.
             decoding: how to choose.
             end_id: a row ends where this is generated; `None`: it has all the steps.
             limits: `(batch,)`, steps that a row has at most.
             stop_on_argmax: a row also ends where `end_id` is most likely, whatever was drawn.
+            listener: called after each step with the sequence, its known steps, the steps at which rows end
+                and whether they did so by themselves.
         """
         sequence, (batch, _, length) = sequence.clone(), sequence.shape
         ends = torch.full((batch,), length, device=sequence.device) if limits is None else limits.clamp(max=length)
@@ -217,11 +325,13 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         missing = (sequence == TO_GENERATE).any(1).any(0)
         start = int(missing.nonzero()[0]) if missing.any() else length
         options, all_scores, all_logits = decoding.options, [], []
-        ids = sequence[..., :start]
+        ids, beginning, say, say_next = sequence[..., :start], copy.copy(state), self._first_logits, self._next_logits
+        if options.compile_config is not None:
+            say_next = torch.compile(say_next, **options.compile_config.to_dict())
         for step in range(start, length):
             if not (step < ends).any():
                 break
-            logits = self._guided_logits(ids, state, options.guidance_scale)
+            logits = self._guided_logits(say, ids, state, options.guidance_scale)
             chosen, scores = decoding.choose(sequence[..., :step], logits)
             places = sequence[..., step]
             free = places == TO_GENERATE
@@ -242,7 +352,12 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
                 all_scores.append(scores)
             if options.output_logits:
                 all_logits.append(logits)
-            ids = sequence[..., step : step + 1]
+            if options.use_cache:
+                ids, say = sequence[..., step : step + 1], say_next
+            else:
+                ids, state = sequence[..., : step + 1], copy.copy(beginning)
+            if listener is not None:
+                listener(sequence, step + 1, ends, stopped)
             if decoding.progress is not None:
                 decoding.progress(step + 1, length)
         return Steps(
@@ -253,11 +368,13 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             tuple(all_logits) if options.output_logits else None,
         )
 
-    def _guided_logits(self, ids: Tensor, state: Any, scale: float | None) -> Tensor:
+    def _guided_logits(
+        self, say: Callable[[Tensor, Any], Tensor], ids: Tensor, state: Any, scale: float | None
+    ) -> Tensor:
         """Classifier-free guidance (Ho and Salimans, 2022), both halves in one batch."""
         if scale is None or scale == 1:
-            return self._next_logits(ids, state).float()
-        given, free = self._next_logits(ids.repeat(2, 1, 1), state).float().chunk(2)
+            return say(ids, state).float()
+        given, free = say(ids.repeat(2, 1, 1), state).float().chunk(2)
         return free + scale * (given - free)
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import Cache
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..configuration.musicgen import MusicGenLMConfig
 from . import code_patterns
+from .generation import FrameFeed, ends_of_rows, frames_after, generates, new_cache, step_mask
 from .layers.attention import segment_mask
 from .layers.chroma import ChromaExtractor
 from .layers.positions import sinusoidal_positions
@@ -20,6 +22,7 @@ from .lm_base import (
     TO_GENERATE,
     CodecLMGenerateOutput,
     CodecLMPreTrainedModel,
+    Decoding,
     check_codes,
     check_ends,
     code_hits,
@@ -85,13 +88,13 @@ class _Playing:
     Attributes:
         condition, cache: see `Condition` and `Transformer`.
         position: `(rows,)` of the next step; `None` before the first.
-        seen: `(rows, steps)` bool of what may be attended to; `None`: everything.
+        valid: `(rows, steps)` bool, false on padding before the codes; `None`: there is none.
     """
 
     condition: Condition
-    cache: Cache
+    cache: Cache | None
     position: Tensor | None = None
-    seen: Tensor | None = None
+    valid: Tensor | None = None
 
 
 class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
@@ -103,6 +106,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
 
     config: MusicGenLMConfig
     config_class = MusicGenLMConfig
+    _supports_guidance = True
 
     def __init__(self, config: MusicGenLMConfig) -> None:
         super().__init__(config)
@@ -198,7 +202,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
 
     # --- generation --------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @generates
     def generate(
         self,
         input_ids: Tensor | None = None,
@@ -209,6 +213,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         window: int | None = None,
         stride: int | None = None,
         joint_padding: bool = True,
+        streamer: BaseStreamer | None = None,
         **kwargs,
     ) -> Tensor | CodecLMGenerateOutput:
         """Play.
@@ -217,9 +222,11 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             input_ids, attention_mask, encoder_hidden_states, melody_values: see `forward`.
             prompt_codes: `(batch, codebooks, frames)` to go on from, -100 after a row's end.
             window: frames of a window, for longer music than that; those of `max_duration` by default.
-            stride: frames from window to window; those of `extend_stride` by default.
+            stride: frames from window to window; those of `extend_stride` by default. Each window goes on from the
+                last `window - stride` frames of the one before, and knows nothing of what was before these.
             joint_padding: rows without condition have a text as long as the others', as in the original; without it,
                 of one symbol (the original's `two_step_cfg`). It matters where texts stand before the codes.
+            streamer: gets frames as soon as all their codes are there; an `AudioStreamer` makes audio of them.
             **kwargs: fields of `GenerationConfig` (`do_sample`, `guidance_scale`, `temperature`, `top_k`, `top_p`,
                 `max_new_tokens` in frames, `output_logits`, `return_dict_in_generate`, ...), `generation_config`,
                 `logits_processor`, `stopping_criteria`; `seed`, a number or a `torch.Generator`; `progress`, called
@@ -233,7 +240,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             ValueError: inputs that do not fit the configuration, or unknown arguments.
         """
         config, kwargs = self.config, dict(kwargs)
-        decoding = self._decoding(**kwargs)
+        decoding = self._decoding(fillers=1, **kwargs)
         window = int(config.max_duration * config.frame_rate) if window is None else window
         stride = int(config.extend_stride * config.frame_rate) if stride is None else stride
         if not 0 < stride <= window:
@@ -244,69 +251,69 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             check_codes("prompt_codes", prompt_codes, config.codebook_size, config.num_codebooks)
             prompt = prompt_codes
         lengths = check_ends("prompt_codes", prompt)
-        new = decoding.options.max_new_tokens
-        total = prompt.shape[-1] + (window if new is None else new)
         if len(prompt) != len(states):
             raise ValueError(f"prompt_codes has {len(prompt)} rows, the text {len(states)}; give one for each.")
-        if total > window and prompt.shape[-1] > stride:
-            raise ValueError(
-                f"a prompt of {prompt.shape[-1]} frames is too long to go on from in windows of {stride}."
-            )
+        new = decoding.options.max_new_tokens
+        new = window if new is None else new
+        total = int(lengths.max()) + new
         codes = nn.functional.pad(prompt, (0, total - prompt.shape[-1]), value=NO_CODE)
         codes = codes.masked_fill(codes == NO_CODE, TO_GENERATE)
-        runs = []
+        ends, stopped, runs = lengths + new, torch.zeros_like(lengths, dtype=torch.bool), []
+        feed = None if streamer is None else FrameFeed(streamer, codes, lengths)
         for start in range(0, total, stride):
             end = min(start + window, total)
-            if runs and (codes[..., start:end] != TO_GENERATE).all():
+            if stopped.all():
                 break
+            if (codes[..., start:end] != TO_GENERATE).all():
+                continue
             melody = melody_values
             if melody is not None and total > window:
                 melody = self._melody_from(melody, start, window)
-            played, run = self._play(codes[..., start:end], states, mask, melody, joint_padding, decoding)
-            codes[..., start:end] = played
+            pattern = code_patterns.delay(end - start, config.delays)
+            sequence = pattern.build(codes[..., start:end], config.special_id)
+            state = self._begin(states, mask, melody, joint_padding, decoding, pattern.length)
+            listener = None if feed is None else feed.listener(pattern, start, ends)
+            limits = torch.where(stopped, 0, pattern.length)
+            run = self._run_steps(sequence, state, decoding, limits=limits, listener=listener)
+            codes[..., start:end] = pattern.revert(run.sequence, config.special_id)
+            ends = ends_of_rows(pattern, start, run.ends, run.stopped, ends)
+            stopped = stopped | run.stopped
             runs.append(run)
+        frames = int((ends - lengths).clamp(min=0).max())
+        if feed is not None:
+            feed.feed(frames, ends)
         # A row with a shorter prompt has played on beyond what was asked for.
-        places = torch.arange(total - int(lengths.min()), device=codes.device)
-        asked = total - prompt.shape[-1]
-        found = codes.gather(
-            2, (lengths[:, None] + places).clamp(max=total - 1)[:, None].expand(-1, codes.shape[1], -1)
-        )
-        found = found[..., :asked]
+        found = frames_after(codes, lengths, ends, 0, frames)
         if not decoding.options.return_dict_in_generate:
             return found
-        everything = torch.ones_like(found[:, 0], dtype=torch.bool)
 
         def steps(name: str) -> tuple[Tensor, ...] | None:
             parts = [getattr(run, name) for run in runs]
             return None if not parts or parts[0] is None else sum(parts, ())
 
-        return CodecLMGenerateOutput(found, everything, everything[:, :1].any(1), steps("scores"), steps("logits"))
+        return CodecLMGenerateOutput(found, found[:, 0] != NO_CODE, stopped, steps("scores"), steps("logits"))
 
-    def _play(self, codes: Tensor, states: Tensor, mask: Tensor, melody: Tensor | None, joint: bool, decoding):
-        """One window: its codes, with those that were missing, and what the loop says."""
-        nobody = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
+    def _begin(
+        self, states: Tensor, mask: Tensor, melody: Tensor | None, joint: bool, decoding: Decoding, steps: int
+    ) -> _Playing:
+        """The state before the first of so many steps of a window."""
+        nobody = torch.zeros(len(states), dtype=torch.bool, device=states.device)
         condition = self._condition(states, mask, melody, nobody, hide=not joint)
         if decoding.options.guidance_scale not in (None, 1):
             condition = condition.join(self._condition(states, mask, melody, ~nobody, hide=not joint))
-        cache = DynamicCache()
-        if condition.memory is not None:
-            cache = EncoderDecoderCache(cache, DynamicCache())
-        pattern = code_patterns.delay(codes.shape[-1], self.config.delays)
-        state = _Playing(condition, cache)
-        run = self._run_steps(pattern.build(codes, self.config.special_id), state, decoding)
-        return pattern.revert(run.sequence, self.config.special_id), run
+        before = 0 if condition.prefix is None else condition.prefix.shape[1]
+        memory = None if condition.memory is None else condition.memory.shape[1]
+        return _Playing(condition, new_cache(self.config, decoding.options, before + steps, memory))
+
+    def _first_logits(self, ids: Tensor, state: _Playing) -> Tensor:
+        return self._heads(self._run(ids, state.condition, state)[:, -1:])[:, :, 0]
 
     def _next_logits(self, ids: Tensor, state: _Playing) -> Tensor:
-        if state.position is None:
-            hidden = self._run(ids, state.condition, state)
-        else:
-            embedded = self._embed(ids) + self._positions(state.position[:, None]).to(self.dtype)
-            if state.seen is not None:
-                state.seen = nn.functional.pad(state.seen, (0, 1), value=True)
-            mask = None if state.seen is None else state.seen[:, None, None]
-            hidden = self._layers(embedded, mask, state.condition, state.cache)
-            state.position = state.position + 1
-        return self._heads(hidden[:, -1:])[:, :, 0]
+        embedded = self._embed(ids) + self._positions(state.position[:, None]).to(self.dtype)
+        mask = step_mask(state.cache, state.valid, embedded.device)
+        hidden = self._layers(embedded, mask, state.condition, state.cache)
+        state.position = state.position + 1
+        return self._heads(hidden)[:, :, 0]
 
     # --- shared ------------------------------------------------------------------------------------------------------
 
@@ -324,7 +331,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         mask = segment_mask([(embedded.shape[1], "causal")], valid, ids.device)
         hidden = self._layers(embedded, mask, condition, None if state is None else state.cache)
         if state is not None:
-            state.seen, state.position = valid, (places[:, -1] + 1).expand(len(ids))
+            # In memory of its own, like that of later steps, so that these compile to one graph.
+            state.valid, state.position = valid, (places[:, -1] + 1).expand(len(ids)).contiguous()
         return hidden[:, -steps:]
 
     def _layers(self, x: Tensor, mask: Tensor | None, condition: Condition, cache: Cache | None) -> Tensor:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, StoppingCriteria, StoppingCriteriaList
 from transformers import initialization as init
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..configuration.valle import ValleConfig
+from .generation import generates, new_cache, step_mask
 from .layers.alignment import NO_SYMBOL, AlignedSymbols, TextPointer, check_durations, frame_symbols
 from .layers.attention import segment_mask
 from .layers.positions import ScaledPositions
@@ -80,19 +82,31 @@ class _Text:
 
 @dataclass
 class _Speaking:
-    """State of the loop: `audio` is the embedded start, until the cache has seen it.
+    """State of the loop.
 
-    With `monotonic_alignment`, `symbols` are what `AlignedSymbols` makes of the text, and `pointer` says where it is.
+    Attributes:
+        text: that is spoken.
+        audio, audio_valid: the start, embedded, and which of its frames are no padding.
+        cache: see `Transformer`.
+        position: `(batch,)` of the next frame.
+        valid: `(batch, steps)` bool, false on padding among what the cache has seen.
+        symbols, pointer: with `monotonic_alignment`, what `AlignedSymbols` makes of the text, and where it is said.
     """
 
     text: _Text
     audio: Tensor
     audio_valid: Tensor
-    cache: Cache
+    cache: Cache | None
     position: Tensor
-    seen: Tensor | None = None
+    valid: Tensor | None = None
     symbols: Tensor | None = None
     pointer: TextPointer | None = None
+
+    def told(self, steps: int) -> Tensor | None:
+        """What the first transformer is told of the frames after the last so many ones, `(batch, steps, dim)`."""
+        if self.pointer is None:
+            return None
+        return AlignedSymbols.at(self.symbols, self.pointer.last_places(steps))
 
 
 class _TextSpoken(StoppingCriteria):
@@ -432,7 +446,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     # --- generation --------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @generates
     def generate(
         self,
         input_ids: Tensor,
@@ -441,6 +455,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         prompt_text_lengths: Tensor | None = None,
         prompt_durations: Tensor | None = None,
         advance_threshold: float | None = 0.5,
+        streamer: BaseStreamer | None = None,
         **kwargs,
     ) -> Tensor | ValleGenerateOutput:
         """Speak a text.
@@ -458,6 +473,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 zeros, or `None`: it is not known what the prompt says, and `input_ids` hold only what is to be said.
             advance_threshold: with `monotonic_alignment`, a symbol ends as soon as it has ended with this probability,
                 all its frames together: 0.5 gives the median of its durations. `None`: ends are drawn.
+            streamer: gets all frames at once after the last codebook, since each codebook is made from all of the one
+                before. An `AudioStreamer` makes audio of them piece by piece.
             **kwargs: fields of `GenerationConfig` (`do_sample`, `temperature`, `top_k`, `top_p`, `max_new_tokens` in
                 frames, `output_logits`, `return_dict_in_generate`, ...), `generation_config`, `logits_processor`,
                 `stopping_criteria`; `seed`, a number or a `torch.Generator`; `progress`, called with the frames done
@@ -490,12 +507,12 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             told = self.ar.aligned.at(symbols, self._ahead(prompt_symbols, pointer.place, lengths))
         limits = self._limits(text, decoding.options.max_new_tokens, pointer)
         places = torch.arange(first.shape[1], device=first.device)
-        cache = DynamicCache()
-        if self.ar.as_memory:
-            cache = EncoderDecoderCache(cache, DynamicCache())
+        longest = int(limits.max())
+        columns = first.shape[1] + longest + (0 if self.ar.as_memory else text.ids.shape[1])
+        cache = new_cache(self.config, decoding.options, columns, text.ids.shape[1] if self.ar.as_memory else None)
         audio, valid = self._ar_audio(first, places[None], told), places < lengths[:, None]
         state = _Speaking(text, audio, valid, cache, lengths, symbols=symbols, pointer=pointer)
-        sequence = first.new_full((len(first), 1, int(limits.max())), TO_GENERATE)
+        sequence = first.new_full((len(first), 1, longest), TO_GENERATE)
         steps = self._run_steps(sequence, state, decoding, end, limits, self.config.stop_on_argmax)
         self._report(steps.ends, steps.stopped)
         mask = torch.arange(int(steps.ends.max()), device=first.device) < steps.ends[:, None]
@@ -506,6 +523,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             frames = torch.cat([prompt_symbols, frame_symbols(durations, mask.shape[1])], dim=1)
         said = self._said(text, prompt_text_lengths)
         codes, level_logits = self._fill_levels(said, prompt, level[:, None], frames)
+        if streamer is not None:
+            streamer.put(codes.cpu())
         if not decoding.options.return_dict_in_generate:
             return codes
         level_logits = level_logits if decoding.options.output_logits else None
@@ -540,25 +559,27 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         symbols = self._frame_symbols(text, codes[..., :0], codes, None, durations)
         return self._fill_levels(text, codes[..., :prefix], codes[:, :1, prefix:], symbols)[0]
 
+    def _first_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
+        # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
+        columns, steps = state.audio.shape[1], ids.shape[-1]
+        places = state.position[:, None] + torch.arange(steps, device=ids.device)
+        audio = torch.cat([state.audio, self._ar_audio(ids[:, 0], places, state.told(steps))], dim=1)
+        valid = nn.functional.pad(state.audio_valid, (0, steps), value=True)
+        hidden = self.ar(state.text, audio, valid, cache=state.cache)
+        last = torch.full_like(state.position, columns + steps - 1) if steps else state.position - 1
+        state.valid = valid if self.ar.as_memory else torch.cat([state.text.valid, valid], dim=1)
+        return self._said_of(hidden[torch.arange(len(hidden), device=hidden.device), last], state)
+
     def _next_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
-        if state.seen is None:
-            hidden = self.ar(state.text, state.audio, state.audio_valid, cache=state.cache)
-            rows = torch.arange(len(hidden), device=hidden.device)
-            hidden = hidden[rows, state.position - 1]
-            state.seen = state.audio_valid
-            if not self.ar.as_memory:
-                state.seen = torch.cat([state.text.valid, state.seen], dim=1)
-        else:
-            # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
-            state.seen = nn.functional.pad(state.seen, (0, 1), value=True)
-            told = None
-            if state.pointer is not None:
-                told = self.ar.aligned.at(state.symbols, state.pointer.place[:, None])
-            audio = self._ar_audio(ids[:, 0], state.position[:, None], told)
-            memory_mask = state.text.valid[:, None, None]
-            mask = state.seen[:, None, None]
-            hidden = self.ar.transformer(audio, mask, memory_mask=memory_mask, past_key_values=state.cache)[:, 0]
-            state.position = state.position + 1
+        audio = self._ar_audio(ids[:, 0], state.position[:, None], state.told(1))
+        mask = step_mask(state.cache, state.valid, audio.device)
+        memory_mask = state.text.valid[:, None, None]
+        hidden = self.ar.transformer(audio, mask, memory_mask=memory_mask, past_key_values=state.cache)
+        state.position = state.position + 1
+        return self._said_of(hidden[:, 0], state)
+
+    def _said_of(self, hidden: Tensor, state: _Speaking) -> Tensor:
+        """Logits `(batch, 1, vocabulary)` of hidden states `(batch, dim)`; the pointer goes on by a frame."""
         if state.pointer is not None:
             state.pointer.advance(self.ar.advance(hidden))
         return self.ar.heads[0](hidden)[:, None]

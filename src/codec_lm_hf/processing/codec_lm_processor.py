@@ -44,7 +44,11 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         codebook_size: entries per codebook.
     """
 
+    # transformers asks a trainer's processor for a tokenizer's special tokens.
     tokenizer = _NoSpecialTokens()
+    # A pipeline of transformers asks its tokenizer, which a processor is there (`codec_lm_hf.register`), what to pad
+    # by. It knows only of texts, so it is told not to make batches.
+    pad_token_id = None
 
     def __init__(
         self,
@@ -117,6 +121,12 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             )
         self._codec = codec.eval()
 
+    @property
+    def feature_extractor(self) -> CodecFeatureExtractor:
+        """Of the codec. A pipeline of transformers reads the rate of the audio off it."""
+        config = self.codec.config
+        return CodecFeatureExtractor(config.audio_channels, config.sampling_rate)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -146,9 +156,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             audio: one recording or a list of them, `(samples,)` or `(channels, samples)`, floats in [-1, 1].
             sampling_rate: Hz of `audio`, converted where the codec has another one.
         """
-        config = self.codec.config
-        features = CodecFeatureExtractor(config.audio_channels, config.sampling_rate)
-        inputs = features(audio, sampling_rate=sampling_rate, resample=True, return_tensors="pt")
+        inputs = self.feature_extractor(audio, sampling_rate=sampling_rate, resample=True, return_tensors="pt")
         inputs = {name: value.to(self.codec.device) for name, value in inputs.items()}
         found = self.codec.encode(**inputs, num_quantizers=self.num_codebooks)
         if found.codes_mask is None:
@@ -156,8 +164,8 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         return [codes[:, mask].cpu() for codes, mask in zip(found.audio_codes, found.codes_mask, strict=True)]
 
     @torch.no_grad()
-    def batch_decode(self, codes: Tensor) -> list[np.ndarray]:
-        """Waveforms `(channels, samples)` of the codes that `generate` gives.
+    def batch_decode(self, codes: Tensor) -> list[Tensor]:
+        """Waveforms `(channels, samples)`, float32 on the CPU, of the codes that `generate` gives.
 
         Args:
             codes: `(batch, codebooks, frames)`, -100 after a row's end. A row without frames becomes no samples.
@@ -173,13 +181,13 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         waves = []
         for row, length in zip(codes, lengths, strict=True):
             if length == 0:
-                waves.append(np.zeros((self.codec.config.audio_channels, 0), dtype=np.float32))
+                waves.append(torch.zeros(self.codec.config.audio_channels, 0))
                 continue
             decoded = self.codec.decode(row[None, :, :length].to(self.codec.device)).audio_values
-            waves.append(decoded[0].float().cpu().numpy())
+            waves.append(decoded[0].float().cpu())
         return waves
 
-    def decode(self, codes: Tensor) -> np.ndarray:
+    def decode(self, codes: Tensor) -> Tensor:
         """The waveform `(channels, samples)` of one row: `(codebooks, frames)` or `(1, codebooks, frames)`."""
         return self.batch_decode(codes if codes.ndim == 3 else codes[None])[0]
 

@@ -116,6 +116,7 @@ class TextPointer:
         self.threshold, self.draw = threshold, draw
         self.durations = torch.zeros(len(place), columns, dtype=torch.long, device=place.device)
         self.done = torch.zeros_like(place, dtype=torch.bool)
+        self._places: list[Tensor] = []
         # Probability that the symbol has not ended.
         self._goes_on = torch.ones(len(place), device=place.device)
 
@@ -138,7 +139,14 @@ class TextPointer:
         past = self.place + moves >= self.symbols
         self.done = self.done | (past & (self.durations.sum(1) >= self.least))
         self.place = torch.where(past, self.symbols - 1, self.place + moves)
+        self._places.append(self.place)
         self._goes_on = self._goes_on.masked_fill(moves > 0, 1.0)
+
+    def last_places(self, count: int) -> Tensor:
+        """Where the last so many calls of `advance` went to, `(batch, count)`."""
+        if not count:
+            return self.place[:, None][:, :0]
+        return torch.stack(self._places[-count:], dim=1)
 
     def most_frames(self) -> Tensor:
         """Frames `(batch,)` until the end of the text, if each symbol from here lasts as long as it may."""

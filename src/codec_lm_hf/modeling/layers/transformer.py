@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -150,7 +151,7 @@ class Transformer(nn.Module):
         Args:
             x: the new steps.
             mask: bool, broadcastable to `(batch, heads, steps, cached + new steps)`: what each new step sees, as
-                `segment_mask` gives it; `None`: all.
+                `segment_mask` gives it; `None`: all. Nothing sees the empty places of a static cache.
             condition: `(batch or 1, 1, dim)` of adaptive norms.
             memory: `(batch, memory steps, dim)` of cross-attention; not needed again once the cache has seen it.
             memory_mask: bool, broadcastable to `(batch, heads, steps, memory steps)`.
@@ -159,6 +160,9 @@ class Transformer(nn.Module):
         Returns:
             `(batch, steps, dim)`.
         """
+        room = -1 if past_key_values is None else past_key_values.get_max_length(0)
+        if room > 0:
+            mask = F.pad(mask, (0, room - mask.shape[-1]), value=False)
         for layer in self.layers:
             # What needs gradients goes by place: recomputation by torch's re-entrant checkpoints sees only that.
             x = layer(x, condition, memory, mask=mask, memory_mask=memory_mask, past_key_values=past_key_values)
