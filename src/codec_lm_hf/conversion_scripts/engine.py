@@ -20,9 +20,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ..hub import build_model_card
+from ..registry import Family
 from ..registry import family as family_row
 
 Rules = Iterable[tuple[str, str | None]]
@@ -49,6 +50,8 @@ class Converter:
             or the configuration says which are not needed.
         read_config: checkpoint path to the original configuration, for originals that keep it with the weights; `None`
             where it is not there.
+        processor: checkpoint path and our configuration to the processor that goes with the model; for codecs, their
+            feature extractor by default.
     """
 
     config_class: type[PreTrainedConfig]
@@ -59,11 +62,23 @@ class Converter:
     files: Callable[[Path], list[Path]] | None = None
     prepare: Callable[[State, PreTrainedConfig], State] | None = None
     read_config: Callable[[Path], dict | None] | None = None
+    processor: Callable[[Path, PreTrainedConfig], ProcessorMixin] | None = None
 
     def rename(self, state: State, config: PreTrainedConfig) -> State:
         """The original state under our names; see `rename`."""
         rules = self.rules(config) if callable(self.rules) else self.rules
         return rename(state if self.prepare is None else self.prepare(state, config), rules)
+
+
+def converter_of(row: Family) -> Converter:
+    """The converter of a family.
+
+    Raises:
+        ConversionError: it has none.
+    """
+    if row.converter is None:
+        raise ConversionError(f"{row.title} has no converter: {row.weights_license}.")
+    return importlib.import_module(f"{__package__}.{row.converter}").CONVERTER
 
 
 def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> State:
@@ -252,8 +267,9 @@ def convert(
 ) -> Path:
     """Convert an original checkpoint into a directory for `from_pretrained`.
 
-    The directory holds the configuration, safetensors weights, the feature extractor, a model card, and
-    `conversion.json`: the source files' SHA-256, the original configuration, and the licence of the weights.
+    The directory holds the configuration, safetensors weights, the feature extractor or processor (of a language model
+    whose codec is given too, with the codec), a model card, and `conversion.json`: the source files' SHA-256, the
+    original configuration, and the licence of the weights.
 
     Args:
         family: a family of `registry.FAMILIES`.
@@ -270,10 +286,7 @@ def convert(
         ValueError: unknown family.
     """
     row = family_row(family)
-    if row.converter is None:
-        raise ConversionError(f"{row.title} has no converter: {row.weights_license}.")
-    module = importlib.import_module(f"{__package__}.{row.converter}")
-    converter: Converter = module.CONVERTER
+    converter = converter_of(row)
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.exists():
         raise ConversionError(f"{checkpoint} does not exist; give the original checkpoint.")
@@ -286,7 +299,9 @@ def convert(
     try:
         # The rename of transformers' own conversion table must not turn keys back into an older layout.
         model.save_pretrained(workspace, save_original_format=False)
-        if row.kind == "codec" and row.processor is not None:
+        if converter.processor is not None:
+            converter.processor(checkpoint, our_config).save_pretrained(workspace)
+        elif row.kind == "codec" and row.processor is not None:
             row.load("processor")(
                 feature_size=our_config.audio_channels, sampling_rate=our_config.sampling_rate
             ).save_pretrained(workspace)

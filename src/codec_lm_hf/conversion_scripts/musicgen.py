@@ -1,11 +1,17 @@
-"""MusicGen's `state_dict.bin`, and AudioGen's, which has the same layout."""
+"""MusicGen's `state_dict.bin`, and AudioGen's, which has the same layout; or the folder that also has their codec."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..configuration.musicgen import MusicGenLMConfig
 from ..modeling.musicgen import MusicGenLMForConditionalGeneration
+from ..processing.musicgen import MusicGenLMProcessor
+from ..registry import family
 from . import audiocraft
-from .engine import ConversionError, Converter
+from .engine import ConversionError, Converter, State, converter_of, load_original, read_checkpoint, resolve_config
+
+_LM_FILE, _CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
 
 _LAYER = r"transformer\.layers\.(\d+)"
 _CONDITIONERS = r"condition_provider\.conditioners"
@@ -85,6 +91,8 @@ def fields_from_original(original: dict) -> dict:
             "condition_dropout": original["classifier_free_guidance"]["training_dropout"],
             "guidance_scale": original["classifier_free_guidance"]["inference_coef"],
         }
+        if "codec" in original:
+            fields["frame_rate"] = converter_of(family("encodec")).config_from_original(original["codec"]).frame_rate
         if "self_wav" in prefix:
             chroma = original["conditioners"]["self_wav"]["chroma_stem"]
             if not chroma["argmax"] or prefix != ["self_wav", "description"]:
@@ -102,11 +110,46 @@ def config_from_original(original: dict) -> MusicGenLMConfig:
     return MusicGenLMConfig(**fields_from_original(original))
 
 
+def files(path: Path) -> list[Path]:
+    """The file of a language model, and that of its codec where it is given."""
+    if not path.is_dir():
+        return [path]
+    return [path / _LM_FILE, *filter(Path.is_file, [path / _CODEC_FILE])]
+
+
+def read(path: Path) -> State:
+    lm = files(path)[0]
+    return audiocraft.state_of(read_checkpoint(lm), lm)
+
+
+def read_config(path: Path) -> dict:
+    """The configuration of a language model, and under `codec` that of its codec."""
+    lm, *codecs = files(path)
+    found = audiocraft.config_of(read_checkpoint(lm), lm)
+    for codec in codecs:
+        file = read_checkpoint(codec)
+        if "pretrained" not in file:
+            found["codec"] = audiocraft.config_of(file, codec)
+    return found
+
+
+def make_processor(path: Path, config: MusicGenLMConfig) -> MusicGenLMProcessor:
+    """The processor of a language model, with its codec where that is given."""
+    processor, converter = MusicGenLMProcessor.from_config(config), converter_of(family("encodec"))
+    for codec in files(path)[1:]:
+        name = read_checkpoint(codec).get("pretrained")
+        if name is None:
+            codec_config, _ = resolve_config(converter, codec, None, None)
+            processor.codec = load_original(converter, codec, codec_config)
+        elif "/" in name:
+            processor.codec_name = name
+        else:
+            raise ConversionError(f"{codec} only names its codec, {name!r}, which is no repository: give the codec.")
+    return processor
+
+
+# What AudioGen's has too.
+SHARED = {"rules": RULES, "read": read, "files": files, "read_config": read_config, "processor": make_processor}
 CONVERTER = Converter(
-    MusicGenLMConfig,
-    MusicGenLMForConditionalGeneration,
-    RULES,
-    config_from_original,
-    read=audiocraft.read,
-    read_config=audiocraft.read_config,
+    MusicGenLMConfig, MusicGenLMForConditionalGeneration, config_from_original=config_from_original, **SHARED
 )
