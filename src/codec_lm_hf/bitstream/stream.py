@@ -138,7 +138,7 @@ def _decode(model: CodecPreTrainedModel, codes: np.ndarray, scales: np.ndarray) 
 
 
 def _audio(model: CodecPreTrainedModel, audio: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(audio))[None].to(model.device, model.dtype)
+    return torch.from_numpy(np.ascontiguousarray(audio))[None].to(model.device)
 
 
 def _slot(model: CodecPreTrainedModel) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,7 @@ from ..hub import HubModelMixin
 from .codec_checks import CodecChecks
 from .codec_stream import CodecStream, join_rows
 from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
+from .layers.precision import HALF_TYPES, as_halves, at_least_float32
 from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces, zero_padding
@@ -88,7 +91,10 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
     main_input_name = "input_values"
     input_modalities = ("audio",)
     _no_split_modules: list[str] = []
-    _keep_in_fp32_modules_strict = {"inited", "cluster_size", "embed", "embed_avg"}
+    # What makes codes: a code is a nearest neighbour, and rounding on the way to it changes which one that is. These
+    # children stay float32 in half precision; the decoder alone is in half precision. (`_keep_in_fp32_modules_strict`
+    # of transformers holds for loading only, and makes floats of integers.)
+    _float32_children = frozenset({"analysis", "encoder", "quantizer"})
     output_class = CodecOutput  # of `forward`
 
     # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and
@@ -138,6 +144,10 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         """Codes to latents; `choice` as in `_quantize`, from a family's own `decode`."""
         return self.quantizer.decode(codes, **choice).to(self.dtype)
 
+    @property
+    def _encoder_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.dtype, torch.float32)
+
     def _training_outputs(self, latents: Tensor, quantization: QuantizerOutput) -> dict[str, Tensor]:
         """What else `forward` returns in training; `output_class` has the fields."""
         return {}
@@ -160,7 +170,9 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         """Audio to codes.
 
         Args:
-            input_values: `(batch, channels, samples)`, float in [-1, 1] at `config.sampling_rate`.
+            input_values: `(batch, channels, samples)`, float in [-1, 1] at `config.sampling_rate`. Give float32 also
+                where the model is in half precision: its encoder stays float32, and samples rounded to half
+                precision have other codes.
             padding_mask: `(batch, samples)`, true (or 1) on real samples, which stand at the left. Each row gets the
                 codes that it would get alone.
             num_quantizers: codes per frame; all codebooks by default.
@@ -178,7 +190,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         lengths = self._check_audio(input_values, padding_mask)
         # Codes carry no gradient, so nothing is recorded for one.
         with torch.no_grad():
-            output = self._encode(input_values, lengths, count, **given)
+            output = self._encode(input_values.to(self._encoder_dtype), lengths, count, **given)
         return output if self._as_dict(return_dict) else output.to_tuple()
 
     def decode(
@@ -242,6 +254,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         conditions, _ = self._split(kwargs)
         count = self._count(num_quantizers, bandwidth)
         lengths = self._check_audio(input_values, padding_mask)
+        input_values = input_values.to(self._encoder_dtype)
         if self.training:
             dropout = self.config.quantizer_dropout if num_quantizers is None and bandwidth is None else 0.0
             count = self._drop_quantizers(count, len(input_values), dropout)
@@ -347,7 +360,8 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         mask = None if lengths is None else TimeContext(self._num_frames(lengths)).mask(frames)[:, 0]
         quantization: QuantizerOutput = self.quantizer(latents, count, mask)
         time = None if mask is None else TimeContext(mask.sum(-1))
-        decoded = zero_padding(self._decode_latents(quantization.quantized, time, **conditions), time)
+        quantized = quantization.quantized.to(self.dtype)
+        decoded = zero_padding(self._decode_latents(quantized, time, **conditions), time)
         decoded = decoded * scale
         missing = audio.shape[-1] - decoded.shape[-1]
         decoded = F.pad(decoded, (0, missing)) if missing > 0 else decoded[..., : audio.shape[-1]]
@@ -415,7 +429,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         parts = []
         for group in state.groups:
             group.encoder.final = final
-            latents = self._encode_latents(input_values[group.rows], group.encoder)
+            latents = self._encode_latents(input_values[group.rows].to(self._encoder_dtype), group.encoder)
             if latents.shape[-1]:
                 codes = self._quantize(latents, count)
             else:
@@ -453,7 +467,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         hops = 64
         state = self.init_stream(1)
         silence = torch.zeros(1, self.config.audio_channels, hops * self.config.hop_length, device=self.device)
-        codes = self.encode_chunk(silence.to(self.dtype), state).audio_codes
+        codes = self.encode_chunk(silence, state).audio_codes
         return silence.shape[-1] - self.decode_chunk(codes, state).audio_values.shape[-1]
 
     @property
@@ -481,8 +495,29 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights; codebooks are always float32."""
-        return next(self.parameters()).dtype
+        """Type of the decoder's weights. What makes codes is not in half precision when they are."""
+        kept = self._float32_children
+        cast = [child for name, child in self.named_children() if name not in kept]
+        return next(parameter.dtype for child in cast for parameter in child.parameters())
+
+    def post_init(self) -> None:
+        super().post_init()
+        # transformers builds what shall be of half precision in half precision, and loads into the types it finds.
+        self._apply(lambda tensor: tensor)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodecPreTrainedModel:
+        for name, child in self.named_children() if recurse else ():
+            child._apply(at_least_float32(fn) if name in self._float32_children else fn)
+        return super()._apply(fn, recurse=False)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As in transformers; float32 weights of a model in half precision that came from halves are written as such.
+
+        So a checkpoint in half precision does not grow when it is loaded and saved.
+        """
+        if kwargs.get("state_dict") is None and self.dtype in HALF_TYPES:
+            kwargs["state_dict"] = {key: as_halves(value, self.dtype) for key, value in self.state_dict().items()}
+        return super().save_pretrained(save_directory, **kwargs)
 
     def fuse(self) -> CodecPreTrainedModel:
         """Fold weight norm into the weights and compute codebook norms once, for inference. The numbers stay the same.

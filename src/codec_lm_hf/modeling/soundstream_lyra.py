@@ -140,7 +140,6 @@ class LyraCodecModel(CodecPreTrainedModel):
 
     config: LyraCodecConfig
     config_class = LyraCodecConfig
-    _keep_in_fp32_modules_strict = CodecPreTrainedModel._keep_in_fp32_modules_strict | {"scale"}
 
     def __init__(self, config: LyraCodecConfig) -> None:
         super().__init__(config)
