@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from ..configuration.codec_base import CodecConfig
 from ..hub import HubModelMixin
 from .codec_checks import CodecChecks
+from .codec_segments import CodecSegments
 from .codec_stream import CodecStream, join_rows
 from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
@@ -77,7 +78,7 @@ class CodecOutput(ModelOutput):
     codes_mask: Tensor | None = None
 
 
-class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerBase):
+class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrainedAudioTokenizerBase):
     """Base of every codec.
 
     A family builds `self.quantizer` and says how audio becomes latents and back: `_encode_latents(audio, time)` and
@@ -152,10 +153,6 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         """What else `forward` returns in training; `output_class` has the fields."""
         return {}
 
-    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
-        """Frames of a row of `samples` samples."""
-        return -(-samples // self.config.hop_length)
-
     # --- encode and decode -----------------------------------------------------------------------------------------
 
     def encode(
@@ -224,8 +221,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         if padding_mask is not None:
             lengths = self._lengths(padding_mask)
             if codes_mask is None:
-                frames = self._num_frames(lengths).clamp(max=audio_codes.shape[-1])
-                codes_mask = TimeContext(frames).mask(audio_codes.shape[-1])[:, 0]
+                codes_mask = self._codes_mask(lengths, audio_codes.shape[-1])
         audio = self._decode(audio_codes, audio_scales, codes_mask, **given)
         if padding_mask is not None:
             samples = padding_mask.shape[-1]
@@ -274,6 +270,10 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
 
     def _encode(self, audio: Tensor, lengths: Tensor | None, count: int, **given) -> CodecEncoderOutput:
         """`encode` after its arguments were checked; `lengths` is `None` where every row is full."""
+        run = self._encode_at_once if self.config.chunk_length is None else self._encode_segments
+        return run(audio, lengths, count, **given)
+
+    def _encode_at_once(self, audio: Tensor, lengths: Tensor | None, count: int, **given) -> CodecEncoderOutput:
         if not self.config.normalize:
             return self._encode_normalized(audio, lengths, count, **given)
         scale = self._scale(audio, lengths)
@@ -305,7 +305,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         codes = self._quantize(self._encode_latents(audio, time, **conditions), count, **choice)
         if lengths is None:
             return CodecEncoderOutput(audio_codes=codes)
-        mask = TimeContext(self._num_frames(lengths)).mask(codes.shape[-1])
+        mask = TimeContext(self._frames_of(lengths)).mask(codes.shape[-1])
         return CodecEncoderOutput(audio_codes=codes * mask, codes_mask=mask[:, 0])
 
     def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int, **given) -> CodecEncoderOutput:
@@ -321,6 +321,10 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
 
     def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         """`decode` after its arguments were checked, to `frames * hop_length` samples."""
+        run = self._decode_at_once if self.config.chunk_length is None else self._decode_segments
+        return run(codes, scales, mask, **given)
+
+    def _decode_at_once(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         if not self.config.normalize:
             return self._decode_normalized(codes, mask, **given)
         self._check_scales(codes, scales, 1)
@@ -353,11 +357,16 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         return zero_padding(self._decode_latents(self._dequantize(codes, **choice), time, **conditions), time)
 
     def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor, **conditions) -> CodecOutput:
+        if self.config.chunk_length is not None and audio.shape[-1] > self.config.chunk_length:
+            raise ValueError(
+                f"in training, give one segment at a time: at most {self.config.chunk_length} samples, got "
+                f"{audio.shape[-1]}."
+            )
         scale = self._scale(audio, lengths)[..., None].to(audio.dtype) if self.config.normalize else 1.0
         time = None if lengths is None else TimeContext(lengths)
         latents = self._encode_latents(audio / scale, time, **conditions)
         frames = latents.shape[-1]
-        mask = None if lengths is None else TimeContext(self._num_frames(lengths)).mask(frames)[:, 0]
+        mask = None if lengths is None else TimeContext(self._frames_of(lengths)).mask(frames)[:, 0]
         quantization: QuantizerOutput = self.quantizer(latents, count, mask)
         time = None if mask is None else TimeContext(mask.sum(-1))
         quantized = quantization.quantized.to(self.dtype)
@@ -398,7 +407,9 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
     @property
     def streamable(self) -> bool:
         """Whether `encode_chunk` and `decode_chunk` work: no part looks at the whole signal at once."""
-        return self._tileable and not any(getattr(module, "waits_for_end", False) for module in self.modules())
+        if not self.tileable or self.config.normalize or self.config.chunk_length is not None:
+            return False
+        return not any(getattr(module, "waits_for_end", False) for module in self.modules())
 
     def init_stream(self, batch_size: int = 1) -> CodecStream:
         """State for `encode_chunk` and `decode_chunk`.
@@ -471,20 +482,21 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         return silence.shape[-1] - self.decode_chunk(codes, state).audio_values.shape[-1]
 
     @property
-    def _tileable(self) -> bool:
-        """Whether long audio can be run as a stream of tiles, with the same result: all layers take streams.
+    def tileable(self) -> bool:
+        """Whether long audio runs as a stream of tiles, in bounded memory, with the same result.
 
-        A layer that must have the whole signal at once (`whole_signal`) does not. One that gives nothing before the
-        end (`waits_for_end`) is no hindrance, though of no use in a live stream.
+        All layers must take streams, and one that looks at the whole signal at once (`whole_signal`) does not: then
+        `config.chunk_length_s` bounds the memory, at the price of another result. A layer that gives nothing before
+        the end (`waits_for_end`) is no hindrance, though of no use in a live stream.
         """
-        return not (self.config.normalize or any(getattr(module, "whole_signal", False) for module in self.modules()))
+        return not any(getattr(module, "whole_signal", False) for module in self.modules())
 
     @property
     def _tile_frames(self) -> int:
         return max(1, round(self.tile_seconds * self.config.sampling_rate / self.config.hop_length))
 
     def _tiled(self, samples: int) -> bool:
-        if self.training or torch.compiler.is_compiling() or not self._tileable:
+        if self.training or torch.compiler.is_compiling() or not self.tileable:
             return False
         return samples > self.whole_seconds * self.config.sampling_rate
 

@@ -162,10 +162,9 @@ class FunCodecModel(CodecPreTrainedModel):
             self.join = Conv1d(2 * config.hidden_size, config.hidden_size, 3, causal=False, pad_mode="reflect")
         self.post_init()
 
-    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
-        """Frames of a row of `samples` samples."""
+    def _frames_of(self, samples: Tensor | int) -> Tensor | int:
         if self.analysis is None:
-            return super()._num_frames(samples)
+            return super()._frames_of(samples)
         spectra = samples // self.config.stft_hop_length + 1
         return -(-spectra // math.prod(self.config.upsampling_ratios))
 
