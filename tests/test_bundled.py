@@ -47,6 +47,15 @@ def test_it_is_small_and_stored_in_half_precision():
         assert {str(file.get_slice(name).get_dtype()) for name in file.keys()} == {"F16"}  # noqa: SIM118
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_speech_has_the_same_codes(codec, speech, dtype, tmp_path):
+    half = AutoModel.from_pretrained(FOLDER, dtype=dtype).eval()
+    assert torch.equal(half.encode(speech).audio_codes, codec.encode(speech).audio_codes)
+    if dtype == torch.float16:
+        half.save_pretrained(tmp_path)
+        assert (tmp_path / "model.safetensors").stat().st_size <= (FOLDER / "model.safetensors").stat().st_size + 1000
+
+
 def test_it_works_in_single_precision_at_the_rates_it_promises(codec):
     assert codec.dtype == torch.float32
     config = codec.config

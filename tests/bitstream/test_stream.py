@@ -31,8 +31,8 @@ def test_blocks_joined_equal_the_whole(name, samples, block, count, seed):
         whole = model.encode(torch.from_numpy(audio)[None], num_quantizers=count)
         whole_audio = model.decode(whole.audio_codes, whole.audio_scales).audio_values[0].numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "_SEGMENTS", 3)
-        patch.setattr(stream, "_SECONDS", 0.3)
+        # Three segments of the codecs that have segments.
+        patch.setattr(stream, "_SECONDS", 3 * (model.config.chunk_length_s or 0.1))
         pieces = list(encode_blocks(model, np.split(audio, range(block, samples, block), axis=1), count))
         decoded = np.concatenate(list(decode_blocks(model, pieces)), axis=1)
     np.testing.assert_array_equal(np.concatenate([codes for codes, _ in pieces], axis=1), whole.audio_codes[0])

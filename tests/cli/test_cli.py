@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 from codec_lm_hf.bitstream.codes import CodesReader
@@ -33,7 +34,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def codecs(tmp_path_factory):
     root = tmp_path_factory.mktemp("codecs")
-    for name in ("encodec", "encodec-segments", "stft_codec"):
+    for name in ("encodec", "encodec-segments", "stft_codec", "hificodec", "speechtokenizer"):
         TINY[name].model().save_pretrained(root / name)
     return root
 
@@ -188,7 +189,7 @@ LONG = """
 
 # Not by `resource.getrusage`: that counts what the parent had when it forked.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, as Linux has it")
-@pytest.mark.parametrize("name", ["stft_codec", "encodec-segments"])
+@pytest.mark.parametrize("name", ["stft_codec", "encodec-segments", "hificodec"])
 def test_memory_does_not_grow_with_the_recording_and_progress_is_shown(name, codecs, tmp_path):
     """Megabytes at the peak of encoding and of decoding: the same for two minutes and for eight, so for an hour."""
     peaks = []
@@ -204,6 +205,51 @@ def test_memory_does_not_grow_with_the_recording_and_progress_is_shown(name, cod
         assert soundfile.info(files[2]).duration == pytest.approx(minutes * 60, abs=0.01)
     # Six more minutes are 23 MB of float samples; whoever kept them would keep more than one copy.
     assert peaks[1] == pytest.approx(peaks[0], abs=20)
+
+
+def test_codecs_that_look_at_the_whole_signal_code_long_files_in_segments(codecs, tmp_path):
+    model = TINY["hificodec"].model().fuse()
+    audio = np.random.default_rng(0).standard_normal(12 * 16000, np.float32) * 0.1
+    audio = (audio.clip(-1, 1) * 32767).astype(np.int16)
+    paths = [tmp_path / name for name in ("long.wav", "long.codes", "back.wav")]
+    soundfile.write(paths[0], audio, 16000)
+    run("encode", paths[0], "-o", paths[1], "--codec", codecs / "hificodec", "--segment-seconds", "5")
+    model.config.chunk_length_s, model.config.overlap = 5.0, 0.01
+    values = torch.from_numpy(audio / 32768).float()[None, None]
+    expected = model.encode(values)
+    with paths[1].open("rb") as file:
+        found = np.concatenate([codes for codes, _ in CodesReader(file)], axis=1)
+    np.testing.assert_array_equal(found, expected.audio_codes[0])
+    run("decode", paths[1], "-o", paths[2])
+    with torch.no_grad():
+        decoded = model.decode(**expected, padding_mask=torch.ones_like(values[0])).audio_values[0, 0]
+    np.testing.assert_allclose(soundfile.read(paths[2])[0], decoded, atol=1e-4)
+    # What fits into one segment has the codes that it has without segments.
+    model.config.chunk_length_s = None
+    soundfile.write(paths[0], audio[:32000], 16000)
+    run("encode", paths[0], "-o", paths[1], "--codec", codecs / "hificodec")
+    with paths[1].open("rb") as file:
+        found = np.concatenate([codes for codes, _ in CodesReader(file)], axis=1)
+    np.testing.assert_array_equal(found, model.encode(values[..., :32000]).audio_codes[0])
+
+
+def test_info_says_what_becomes_of_long_audio(codecs):
+    expected = {
+        "hificodec": "`codec-lm encode` codes segments of 30 s, with another result",
+        "encodec-segments": "in segments of 0.4 s",
+        "speechtokenizer": "with the result of one piece",
+        "stft_codec": "with the result of one piece",
+    }
+    for name, words in expected.items():
+        assert words in run("info", codecs / name)
+
+
+def test_segments_are_refused_where_they_do_nothing(codecs, speech):
+    for name, message in (("stft_codec", "streams with the same"), ("encodec-segments", "has segments of its own")):
+        with pytest.raises(ValueError, match=message):
+            run("encode", speech, "--codec", codecs / name, "--segment-seconds", "5")
+    with pytest.raises(ValueError, match="does nothing for .dac"):
+        run("encode", speech, "--format", "dac", "--segment-seconds", "5")
 
 
 @pytest.mark.parametrize(

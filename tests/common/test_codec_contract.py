@@ -6,16 +6,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, AutoProcessor
 
 import codec_lm_hf
-from codec_lm_hf.modeling.quantization import LearnedCodebook
+from codec_lm_hf.demo.roundtrip import SPEECH
+from codec_lm_hf.modeling.quantization import EuclideanCodebook, LearnedCodebook, kmeans
+from codec_lm_hf.processing.audio import load_audio
 from tests.common.tiny import STREAMABLE, TILEABLE, TINY
 
 ATOL = 2e-5
 every_codec = pytest.mark.parametrize("name", TINY)
 every_stream = pytest.mark.parametrize("name", STREAMABLE)
 every_tileable = pytest.mark.parametrize("name", TILEABLE)
+every_half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 examples = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 _models: dict = {}
 
@@ -28,6 +32,21 @@ def model_of(name):
 
 def noise(model, samples, batch=1):
     return torch.randn(batch, model.config.audio_channels, samples) * 0.1
+
+
+def speech_for(model, seconds):
+    audio, _ = load_audio(SPEECH, model.config.sampling_rate, model.config.audio_channels)
+    return torch.from_numpy(audio)[None, :, : seconds * model.config.sampling_rate]
+
+
+@torch.no_grad()
+def learn_codebooks(model, audio):
+    """Give codebooks entries where the latents of `audio` are, so that its codes vary and are near to each other."""
+    residual = model._encode_latents(audio)[0].t()
+    for layer in model.quantizer.layers:
+        if isinstance(layer.codebook, EuclideanCodebook):
+            layer.codebook.embed.copy_(kmeans(residual, layer.codebook.size, iterations=3)[0])
+            residual = residual - layer.codebook.decode(layer.codebook.encode(residual))
 
 
 def mask_of(lengths):
@@ -194,18 +213,65 @@ def test_fuse_keeps_the_numbers_and_can_be_repeated(name, tmp_path):
 
 
 @every_codec
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_keeps_codebooks_in_float32(name, dtype, tmp_path):
+@every_half
+def test_half_precision_keeps_the_codes_of_speech(name, dtype, tmp_path):
+    """All of them: only the decoder is in half precision, however the model came to be so."""
     model = TINY[name].model()
+    speech = speech_for(model, seconds=2)
+    learn_codebooks(model, speech)
+    codes = model.encode(speech).audio_codes
+    assert len(codes.unique()) > 10
     model.save_pretrained(tmp_path)
     by_load = AutoModel.from_pretrained(tmp_path, dtype=dtype).eval()
-    by_cast = TINY[name].model().to(dtype)
-    for half in (by_load, by_cast):
-        layers = zip(half.quantizer.layers, model.quantizer.layers, strict=True)
-        assert all(torch.equal(ours.codebook.embed, theirs.codebook.embed) for ours, theirs in layers)
+    by_configuration = AutoModel.from_config(TINY[name].config(), dtype=dtype).eval()
+    by_configuration.load_state_dict(model.state_dict())
+    by_cast = model.to(dtype)
+    for half in (by_load, by_configuration, by_cast):
+        assert torch.equal(half.encode(speech).audio_codes, codes)
         assert half.dtype == dtype
-        audio = noise(model, 4000)
-        assert half(audio.to(dtype)).audio_values.dtype in (dtype, torch.float32)
+        assert {parameter.dtype for parameter in half.decoder.parameters()} == {dtype}
+    if name in STREAMABLE:
+        state = by_cast.init_stream(1)
+        assert torch.equal(by_cast.encode_chunk(speech, state, final=True).audio_codes, codes)
+
+
+@every_codec
+@every_half
+def test_half_precision_decodes(name, dtype):
+    """With noise that is a tenth of the power at most; Lyra's rounds to int8 on top."""
+    model, half = model_of(name), TINY[name].model().to(dtype)
+    codes = model.encode(noise(model, 8000))
+    with torch.no_grad():
+        audio, found = model.decode(**codes).audio_values, half.decode(**codes).audio_values
+    assert found.dtype in (dtype, torch.float32)
+    assert (found.float() - audio).square().mean() < audio.square().mean() / 10
+
+
+@every_codec
+@every_half
+def test_half_precision_learns(name, dtype):
+    model = TINY[name].model().to(dtype).train()
+    model(noise(model, 4000)).loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@every_codec
+@every_half
+def test_half_precision_survives_saving(name, dtype, tmp_path):
+    """What is kept in float32 keeps its values in a file; what came from halves is written as halves again."""
+    half = TINY[name].model().to(dtype)
+    half.save_pretrained(tmp_path / "mixed")
+    loaded = AutoModel.from_pretrained(tmp_path / "mixed")
+    assert loaded.dtype == dtype
+    for key, value in half.state_dict().items():
+        assert loaded.state_dict()[key].dtype == value.dtype and torch.equal(loaded.state_dict()[key], value), key
+    folder = tmp_path / "halves"
+    half.save_pretrained(folder)
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in half.state_dict().items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert {key: value.dtype for key, value in again.items()} == {key: value.dtype for key, value in state.items()}
 
 
 @every_codec
@@ -246,8 +312,6 @@ def test_loading_through_the_meta_device_leaves_no_garbage(name, tmp_path, monke
 
 @every_codec
 def test_missing_weights_are_initialised_not_garbage(name, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     model = TINY[name].model()
     model.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")

@@ -79,6 +79,17 @@ _DAC = {
 }
 _SPEECHTOKENIZER = {**_ENCODEC, "kmeans_iterations": 2}
 _FUNCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "num_quantizers": 4, "kmeans_iterations": 2}
+_HIFICODEC = {
+    "hidden_size": 16,
+    "encoder_channels": 4,
+    "encoder_norm_channels": 4,
+    "decoder_channels": 32,
+    "upsampling_ratios": (5, 4),
+    "upsampling_kernel_sizes": (11, 8),
+    "residual_kernel_sizes": (3, 5),
+    "residual_dilations": ((1, 3), (1, 3)),
+    "codebook_size": 64,
+}
 _FREQCODEC = {
     **_FUNCODEC,
     "domain": "mag_phase",
@@ -170,20 +181,8 @@ TINY: dict[str, TinyCase] = {
             "semantic_hidden_size": 12,
         },
     ),
-    "hificodec": TinyCase(
-        "hificodec",
-        {
-            "hidden_size": 16,
-            "encoder_channels": 4,
-            "encoder_norm_channels": 4,
-            "decoder_channels": 32,
-            "upsampling_ratios": (5, 4),
-            "upsampling_kernel_sizes": (11, 8),
-            "residual_kernel_sizes": (3, 5),
-            "residual_dilations": ((1, 3), (1, 3)),
-            "codebook_size": 64,
-        },
-    ),
+    "hificodec": TinyCase("hificodec", _HIFICODEC),
+    "hificodec-segments": TinyCase("hificodec", {**_HIFICODEC, "chunk_length_s": 0.3, "overlap": 0.1}),
     "dac": TinyCase("dac", {**_DAC, "downsampling_ratios": (2, 4, 5)}),
     "dac-latent": TinyCase(
         "dac",
@@ -204,6 +203,7 @@ TINY: dict[str, TinyCase] = {
     "funcodec-ds640": TinyCase(
         "funcodec", {**_FUNCODEC, "upsampling_ratios": (8, 5, 4, 2, 2), "quantizer_choices": (2, 4)}
     ),
+    "funcodec-segments": TinyCase("funcodec", {**_FUNCODEC, "chunk_length_s": 0.3, "overlap": 0.1}),
     # The recipe soundstream_16k_n32 without the normalisation, which needs the whole signal.
     "funcodec-causal": TinyCase(
         "funcodec",
@@ -253,7 +253,16 @@ TINY: dict[str, TinyCase] = {
 }
 
 # These look at the whole signal, or a whole segment, at once.
-_WHOLE = {"encodec-segments", "funcodec", "funcodec-ds640", "funcodec-magangle", "funcodec-magphase", "hificodec"}
+_WHOLE = {
+    "encodec-segments",
+    "funcodec",
+    "funcodec-ds640",
+    "funcodec-magangle",
+    "funcodec-magphase",
+    "funcodec-segments",
+    "hificodec",
+    "hificodec-segments",
+}
 # Those whose layers all take streams, so that long audio runs in tiles; one of them waits for the end of the stream.
 TILEABLE = [name for name in TINY if name not in _WHOLE]
 STREAMABLE = [name for name in TILEABLE if name != "speechtokenizer"]

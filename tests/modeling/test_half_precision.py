@@ -1,4 +1,4 @@
-"""Layers in half precision give float32's numbers, as far as rounding goes."""
+"""Layers in half precision give float32's numbers, as far as rounding goes; codes do not change at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from codec_lm_hf.modeling.layers.conv import Conv1d, ConvTranspose1d
+from tests.common.tiny import TINY
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -25,3 +26,30 @@ def test_strided_convolutions(layer_class, channels, stride, dtype):
     assert (autocast.float() - expected).abs().max() < limit
     assert found.dtype == dtype
     assert (found.float() - expected).abs().max() < limit
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "options", "conditions"),
+    [
+        ("soundstream", {"denoising": "encoder"}, {}),
+        ("soundstream", {"denoising": "decoder"}, {}),
+        *[
+            (
+                "funcodec",
+                {"semantic_mode": mode, "semantic_vocab_size": 10},
+                {"semantic_ids": torch.arange(14)[None] % 10},
+            )
+            for mode in ("residual", "addition", "concat")
+        ],
+    ],
+)
+def test_what_stands_between_encoder_and_decoder(name, options, conditions, dtype):
+    """It is float32 where codes depend on it, and otherwise gives the decoder what it takes."""
+    model, half = TINY[name].model(**options), TINY[name].model(**options).to(dtype)
+    audio = torch.randn(1, 1, 2000) * 0.1
+    with torch.no_grad():
+        expected, found = model(audio, **conditions), half(audio, **conditions)
+    assert torch.equal(found.audio_codes, expected.audio_codes)
+    assert found.audio_values.dtype == dtype
+    half.train()(audio, **conditions).loss.backward()

@@ -56,6 +56,7 @@ class CodesHeader:
         hop_length: samples per frame.
         num_codebooks: codes per frame in this file.
         codebook_size: a code is smaller than this.
+        chunk_length_s, overlap: of the segments in which the codec coded the audio, as in its configuration.
 
     Raises:
         ValueError: a field of another type, or beyond what any codec has.
@@ -69,6 +70,8 @@ class CodesHeader:
     hop_length: int
     num_codebooks: int
     codebook_size: int
+    chunk_length_s: float | None = None
+    overlap: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("codec", "fingerprint"):
@@ -80,6 +83,10 @@ class CodesHeader:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= largest:
                 raise ValueError(f"{name} must be an integer in 1..{largest}, got {value!r}.")
+        for name, largest in (("chunk_length_s", 86400), ("overlap", 1)):
+            value = getattr(self, name)
+            if not (value is None or (type(value) in (int, float) and 0 <= value < largest)):
+                raise ValueError(f"{name} must be a number from 0 to below {largest}, or nothing, got {value!r}.")
 
     @property
     def bits_per_code(self) -> int:
@@ -98,7 +105,13 @@ class CodesHeader:
             hop_length=config.hop_length,
             num_codebooks=num_codebooks or config.num_codebooks,
             codebook_size=config.codebook_size,
+            chunk_length_s=config.chunk_length_s,
+            overlap=config.overlap,
         )
+
+    def use_segments(self, model: CodecPreTrainedModel) -> None:
+        """Let `model` read segments as this file has them; whether it does is an option of most codecs."""
+        model.config.chunk_length_s, model.config.overlap = self.chunk_length_s, self.overlap
 
     def check_codec(self, model: CodecPreTrainedModel) -> None:
         """Refuse a codec other than the one that wrote the file.
@@ -107,7 +120,7 @@ class CodesHeader:
             BitstreamError: its rates or its codebooks differ.
         """
         own = CodesHeader.of(model)
-        for name in ("sampling_rate", "channels", "hop_length", "codebook_size"):
+        for name in ("sampling_rate", "channels", "hop_length", "codebook_size", "chunk_length_s", "overlap"):
             ours, theirs = getattr(own, name), getattr(self, name)
             if ours != theirs:
                 raise BitstreamError(

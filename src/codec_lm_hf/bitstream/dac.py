@@ -71,7 +71,7 @@ def compress(
     if normalize_db is not None:
         values = values * 10 ** ((normalize_db - loudness) / 20)
     values = values / values.abs().amax(-1, keepdim=True).clamp(min=1)
-    rows = values[:, None].to(model.device, model.dtype)
+    rows = values[:, None].to(model.device)
     padding = window_seconds is None or rows.shape[-1] <= window_seconds * rate
     with torch.no_grad():
         if padding:

@@ -125,8 +125,7 @@ def compress(
     if audio.ndim != 2:
         raise ValueError(f"audio must have shape (channels, samples), got {audio.shape}.")
     with torch.no_grad():
-        batch = torch.from_numpy(np.ascontiguousarray(audio))[None]
-        batch = batch.to(model.device, model.dtype if batch.is_floating_point() else batch.dtype)
+        batch = torch.from_numpy(np.ascontiguousarray(audio))[None].to(model.device)
         encoded = model.encode(batch, bandwidth=bandwidth, num_quantizers=num_quantizers)
     codes = encoded.audio_codes[0].cpu().numpy()
     if lm is not None:

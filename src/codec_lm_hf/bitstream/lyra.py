@@ -43,7 +43,7 @@ def compress(
         raise ValueError(
             f"{audio.shape[-1]} samples are less than a frame, and .lyra holds whole frames of {hop} samples."
         )
-    values = torch.from_numpy(np.ascontiguousarray(audio[None, :, :whole])).to(model.device, model.dtype)
+    values = torch.from_numpy(np.ascontiguousarray(audio[None, :, :whole])).to(model.device)
     with torch.no_grad():
         codes = model.encode(values, num_quantizers=num_quantizers, bandwidth=bandwidth).audio_codes
     return pack(codes[0].cpu().numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -11,9 +11,8 @@ from ..modeling.codec_base import CodecPreTrainedModel
 
 Codes = tuple[np.ndarray, np.ndarray | None]
 
-# How much is decoded at once, whatever the size of a file's blocks.
+# How much is coded at once, whatever the size of a file's blocks; but a whole segment at least.
 _SECONDS = 10
-_SEGMENTS = 10
 
 
 def encode_blocks(
@@ -28,7 +27,8 @@ def encode_blocks(
 
     Yields:
         Codes `(codebooks, frames)` and the scales `(segments,)` of a codec that normalises; all of them joined are
-        what `model.encode` gives for the blocks joined. A codec that looks at the whole signal at once gets just that.
+        what `model.encode` gives for the blocks joined. A codec that looks at the whole signal at once gets just that;
+        `config.chunk_length_s` bounds what it looks at.
     """
     if model.streamable:
         yield from _encode_stream(model, blocks, num_quantizers)
@@ -38,12 +38,24 @@ def encode_blocks(
         yield _encode(model, np.concatenate(list(blocks), axis=1), num_quantizers)
 
 
-def decode_blocks(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Iterator[np.ndarray]:
-    """Decode codes that come in blocks, as `encode_blocks` yields them, to float32 arrays `(channels, samples)`."""
+def decode_blocks(
+    model: CodecPreTrainedModel, blocks: Iterable[Codes], samples: Callable[[], int | None] | None = None
+) -> Iterator[np.ndarray]:
+    """Decode codes that come in blocks.
+
+    Args:
+        model: the codec, in eval mode.
+        blocks: as `encode_blocks` yields them.
+        samples: gives the length of the audio once the last block was read. With it, the last segments are decoded
+            without the frames that fill up their slots, as by `decode` with a `padding_mask`.
+
+    Yields:
+        Float32 arrays `(channels, samples)`.
+    """
     if model.streamable:
         yield from _decode_stream(model, blocks)
     elif model.config.chunk_length is not None:
-        yield from _decode_segments(model, blocks)
+        yield from _decode_segments(model, blocks, samples)
     else:
         codes, scales = zip(*blocks, strict=True)
         yield _decode(model, np.concatenate(codes, axis=1), np.concatenate([_as_array(part) for part in scales]))
@@ -91,36 +103,48 @@ def _decode_stream(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Iter
 
 def _encode_segments(model: CodecPreTrainedModel, blocks: Iterable[np.ndarray], count: int | None) -> Iterator[Codes]:
     config = model.config
-    stride, slot = config.chunk_stride, _slot(model)
-    enough = (_SEGMENTS - 1) * stride + config.chunk_length
+    stride, slot, count_at_once = config.chunk_stride, model._slot, _segments_at_once(model)
+    enough = (count_at_once - 1) * stride + config.chunk_length
     held = np.zeros((config.audio_channels, 0), np.float32)
     for block in blocks:
         held = np.concatenate([held, block], axis=1)
         while held.shape[1] >= enough:
             codes, scales = _encode(model, held[:, :enough], count)
             # The start of a further segment is in there too, and not whole.
-            yield codes[:, : _SEGMENTS * slot], None if scales is None else scales[:_SEGMENTS]
-            held = held[:, _SEGMENTS * stride :]
+            yield codes[:, : count_at_once * slot], None if scales is None else scales[:count_at_once]
+            held = held[:, count_at_once * stride :]
     if held.shape[1]:
         yield _encode(model, held, count)
 
 
-def _decode_segments(model: CodecPreTrainedModel, blocks: Iterable[Codes]) -> Iterator[np.ndarray]:
+def _decode_segments(
+    model: CodecPreTrainedModel, blocks: Iterable[Codes], samples: Callable[[], int | None] | None
+) -> Iterator[np.ndarray]:
     """Groups of segments, each after the segments of the group before that reach into it."""
-    stride, slot = model.config.chunk_stride, _slot(model)
+    stride, slot = model.config.chunk_stride, model._slot
     reach = -(-slot * model.config.hop_length // stride) - 1
-    before = 0
+    before = passed = 0
     codes, scales = np.zeros((0, 0), np.int64), np.zeros(0, np.float32)
     for more, more_scales in blocks:
         codes = np.concatenate([codes, more], axis=1) if codes.size else more
         scales = np.concatenate([scales, _as_array(more_scales)])
-        while codes.shape[1] > (segments := before + _SEGMENTS) * slot:
+        # Segments that the end of the audio reaches into may be shorter, and are decoded together.
+        while codes.shape[1] > ((segments := before + _segments_at_once(model)) + reach) * slot:
             audio = _decode(model, codes[:, : segments * slot], scales[:segments])
             yield audio[:, before * stride : segments * stride]
             before = min(reach, segments)
+            passed += segments - before
             codes, scales = codes[:, (segments - before) * slot :], scales[segments - before :]
     if codes.size:
-        yield _decode(model, codes, scales)[:, before * stride :]
+        length = None if samples is None else samples()
+        mask = None
+        if length is not None:
+            mask = model._codes_mask(torch.tensor([length - passed * stride], device=model.device), codes.shape[1])
+        yield _decode(model, codes, scales, mask)[:, before * stride :]
+
+
+def _segments_at_once(model: CodecPreTrainedModel) -> int:
+    return max(1, round(_SECONDS / model.config.chunk_length_s))
 
 
 def _encode(model: CodecPreTrainedModel, audio: np.ndarray, count: int | None) -> Codes:
@@ -130,20 +154,18 @@ def _encode(model: CodecPreTrainedModel, audio: np.ndarray, count: int | None) -
     return output.audio_codes[0].cpu().numpy(), scales
 
 
-def _decode(model: CodecPreTrainedModel, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def _decode(
+    model: CodecPreTrainedModel, codes: np.ndarray, scales: np.ndarray, mask: torch.Tensor | None = None
+) -> np.ndarray:
     gains = torch.from_numpy(scales)[None].to(model.device) if len(scales) else None
     with torch.no_grad():
-        audio = model.decode(torch.from_numpy(codes)[None].to(model.device), audio_scales=gains).audio_values
+        batch = torch.from_numpy(codes)[None].to(model.device)
+        audio = model.decode(batch, audio_scales=gains, codes_mask=mask).audio_values
     return audio[0].float().cpu().numpy()
 
 
 def _audio(model: CodecPreTrainedModel, audio: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(audio))[None].to(model.device, model.dtype)
-
-
-def _slot(model: CodecPreTrainedModel) -> int:
-    """Frames of a full segment."""
-    return -(-model.config.chunk_length // model.config.hop_length)
+    return torch.from_numpy(np.ascontiguousarray(audio))[None].to(model.device)
 
 
 def _as_array(scales: np.ndarray | None) -> np.ndarray:

@@ -91,8 +91,9 @@ def write_from_codes(data: BinaryIO, file: BinaryIO, suffix: str, codec: str | N
     reader = CodesReader(data)
     header = reader.header
     model = _codec(codec, models) if codec else _codec(_known(header), models, header.revision)
+    header.use_segments(model)
     header.check_codec(model)
-    blocks = trimmed(decode_blocks(model, _shown(reader, data)), reader)
+    blocks = trimmed(decode_blocks(model, _shown(reader, data), lambda: reader.samples), reader)
     write_audio(file, blocks, model.config.sampling_rate, model.config.audio_channels, suffix)
 
 

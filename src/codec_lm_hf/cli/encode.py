@@ -8,6 +8,10 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+# Of codecs that look at the whole signal: long enough for their statistics to settle, overlapping by 0.3 seconds.
+SEGMENT_SECONDS = 30.0
+_OVERLAP = 0.01
+
 
 def encode(
     source: Annotated[Path, typer.Argument(help="Audio file, folder of audio files, or - for standard input.")],
@@ -23,6 +27,15 @@ def encode(
     ] = None,
     lm: Annotated[
         str | None, typer.Option(help="EnCodec's entropy model, for smaller .ecdc files: directory or repository id.")
+    ] = None,
+    segment_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            help="Code .codes files in overlapping segments of this length, each by itself; by default "
+            f"{SEGMENT_SECONDS:g} for codecs that look at the whole signal (`codec-lm info` says so), others as one "
+            "signal.",
+        ),
     ] = None,
 ) -> None:
     """Turn audio into codes. Audio of another rate or number of channels is converted (.dac files keep both).
@@ -41,6 +54,10 @@ def encode(
         raise ValueError(f"--lm makes .ecdc files smaller and does nothing for {suffix} files: leave it out.")
     found = audio_files(source) if source.is_dir() else []
     model = load_codec(codec)
+    if suffix == ".codes":
+        use_segments(model, segment_seconds)
+    elif segment_seconds is not None:
+        raise ValueError(f"--segment-seconds is for .codes files and does nothing for {suffix} files: leave it out.")
     entropy_lm = None if lm is None else load_entropy_lm(lm)
     count = model.config.num_quantizers_for(bandwidth) if bandwidth is not None else model.config.num_codebooks
     todo = pairs(source, output, found, suffix)
@@ -49,6 +66,24 @@ def encode(
             target.parent.mkdir(parents=True, exist_ok=True)
         with output_file(target) as file:
             write_encoded(path, file, model, count, suffix, entropy_lm)
+
+
+def use_segments(model, seconds: float | None) -> None:
+    """Let `model` code segments of `seconds`; by default only where memory would grow with the signal otherwise.
+
+    Raises:
+        ValueError: the codec can do it exactly, or has segments of its own.
+    """
+    if seconds is not None and (model.streamable or model.config.chunk_length is not None):
+        raise ValueError(
+            f"--segment-seconds {seconds:g}: this codec needs none, it "
+            + ("streams with the same result" if model.streamable else "has segments of its own")
+            + "; leave it out."
+        )
+    if seconds is None and (model.tileable or model.config.chunk_length is not None):
+        return
+    model.config.chunk_length_s = SEGMENT_SECONDS if seconds is None else seconds
+    model.config.overlap = _OVERLAP
 
 
 def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str, lm=None) -> None:

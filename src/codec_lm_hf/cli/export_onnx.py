@@ -10,13 +10,16 @@ import typer
 
 def export_onnx(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    seconds: Annotated[float, typer.Option(help="Length of the audio that the graphs take.")] = 1.0,
+    seconds: Annotated[
+        float, typer.Option(help="Length of the audio that the graphs take; the shortest with --dynamic.")
+    ] = 1.0,
     codec: Annotated[
         str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")
     ] = None,
     num_quantizers: Annotated[int | None, typer.Option(help="Codebooks; all of them by default.")] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Take any number of frames, from --seconds on.")] = False,
 ) -> None:
-    """Write a codec as ONNX graphs, encoder.onnx and decoder.onnx, for audio of one length.
+    """Write a codec as ONNX graphs, encoder.onnx and decoder.onnx, for audio of one length or of any.
 
     Example: codec-lm export-onnx --seconds 1 -o onnx
     """
@@ -25,4 +28,4 @@ def export_onnx(
 
     model = load_codec(codec)
     samples = round(seconds * model.config.sampling_rate)
-    typer.echo(f"written to {run(model, output, samples, num_quantizers)}")
+    typer.echo(f"written to {run(model, output, samples, num_quantizers, dynamic)}")

@@ -65,9 +65,20 @@ def _codec(name: str | None) -> dict:
         "bandwidths": ", ".join(f"{rate:g}" for rate in config.bandwidths) + " kbps",
         "weights": f"{weights:,}",
         "streaming": f"yes, look-ahead {model.stream_latency} samples" if model.streamable else "no (whole segments)",
+        "long audio": _long_audio(model),
     }
     record = Path(config._name_or_path) / "conversion.json"
     if record.is_file():
         rows |= {"converted from": json.dumps(json.loads(record.read_text())["source"])}
         rows |= {"licence of the weights": json.loads(record.read_text())["weights_license"]}
     return rows
+
+
+def _long_audio(model) -> str:
+    from .encode import SEGMENT_SECONDS
+
+    if model.config.chunk_length_s is not None:
+        return f"in segments of {model.config.chunk_length_s:g} s"
+    if model.tileable:
+        return "with the result of one piece"
+    return f"looks at all of it: `codec-lm encode` codes segments of {SEGMENT_SECONDS:g} s, with another result"

@@ -26,6 +26,8 @@ class CodecConfig(PresetConfig):
     | `bandwidths` | the rates in kbps that the model was made for, ascending |
     | `normalize` | each row (or segment) is divided by its RMS, which is handed on beside the codes |
     | `quantizer_dropout` | training only: probability that a row has one of `bandwidths`, drawn at random |
+    | `chunk_length_s` | seconds of the segments that are coded one by one; `None`: the whole signal at once |
+    | `overlap` | share of a segment that overlaps with the next |
     | `fused` | the checkpoint holds plain weights instead of the weight-norm pair (`CodecPreTrainedModel.fuse`) |
 
     `presets` names the published variants: `ConfigClass.from_preset("name")`.
@@ -34,6 +36,19 @@ class CodecConfig(PresetConfig):
     normalize: bool = False
     quantizer_dropout: float = 0.0
     fused: bool = False
+    chunk_length_s: int | float | None = None
+    overlap: float | None = None
+
+    def validate_segments(self):
+        if self.chunk_length_s is None:
+            return
+        if self.overlap is None:
+            raise ValueError("chunk_length_s needs overlap, the share of a segment that overlaps with the next.")
+        if self.chunk_length < self.hop_length or not 0 <= self.overlap < 1:
+            raise ValueError(
+                f"chunk_length_s ({self.chunk_length_s:g}) must be a frame of {self.hop_length} samples or more, and "
+                f"overlap ({self.overlap:g}) a share from 0 to below 1."
+            )
 
     @property
     def hop_length(self) -> int:
@@ -45,13 +60,13 @@ class CodecConfig(PresetConfig):
 
     @property
     def chunk_length(self) -> int | None:
-        """Samples of a segment, for codecs that code a signal segment by segment."""
-        return None
+        """Samples of a segment."""
+        return None if self.chunk_length_s is None else int(self.chunk_length_s * self.sampling_rate)
 
     @property
     def chunk_stride(self) -> int | None:
         """Samples from the start of a segment to the start of the next."""
-        return None
+        return None if self.chunk_length_s is None else max(1, int((1.0 - self.overlap) * self.chunk_length))
 
     @property
     def frame_rate(self) -> float:

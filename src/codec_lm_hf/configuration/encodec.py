@@ -71,8 +71,6 @@ class EncodecCodecConfig(ResidualCodecConfig):
     target_bandwidths: list[float] | tuple[float, ...] = _RATES_24KHZ
     sampling_rate: int = 24_000
     audio_channels: int = 1
-    chunk_length_s: int | float | None = None
-    overlap: float | None = None
     hidden_size: int = 128
     num_filters: int = 32
     num_residual_layers: int = 1
@@ -106,8 +104,6 @@ class EncodecCodecConfig(ResidualCodecConfig):
             raise ValueError(f"codebook_dim ({self.codebook_dim}) must equal hidden_size ({self.hidden_size}).")
         if self.num_quantizers < 1:
             raise ValueError(f"target_bandwidths {self.target_bandwidths} are too low for a single codebook.")
-        if self.chunk_length_s is not None and self.overlap is None:
-            raise ValueError("chunk_length_s needs overlap, the share of a segment that overlaps with the next.")
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
@@ -130,13 +126,3 @@ class EncodecCodecConfig(ResidualCodecConfig):
     @property
     def bandwidths(self) -> list[float]:
         return list(self.target_bandwidths)
-
-    @property
-    def chunk_length(self) -> int | None:
-        """Samples of a segment."""
-        return None if self.chunk_length_s is None else int(self.chunk_length_s * self.sampling_rate)
-
-    @property
-    def chunk_stride(self) -> int | None:
-        """Samples from the start of a segment to the start of the next."""
-        return None if self.chunk_length_s is None else max(1, int((1.0 - self.overlap) * self.chunk_length))

@@ -149,6 +149,8 @@ class FunCodecConfig(ResidualCodecConfig):
             )
         if self.semantic_mode not in (None, *SEMANTIC_MODES):
             raise ValueError(f"semantic_mode must be one of {SEMANTIC_MODES}, or None; got {self.semantic_mode!r}.")
+        if self.semantic_mode is not None and self.chunk_length_s is not None:
+            raise ValueError("semantic ids do not come in segments: leave out semantic_mode or chunk_length_s.")
         if self.quantizer_choices is not None and (not self.quantizer_choices or min(self.quantizer_choices) < 1):
             raise ValueError(f"quantizer_choices must be numbers from 1 on, or None; got {self.quantizer_choices}.")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +17,10 @@ from transformers.utils import ModelOutput
 from ..configuration.codec_base import CodecConfig
 from ..hub import HubModelMixin
 from .codec_checks import CodecChecks
+from .codec_segments import CodecSegments
 from .codec_stream import CodecStream, join_rows
 from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
+from .layers.precision import HALF_TYPES, as_halves, at_least_float32
 from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces, zero_padding
@@ -74,7 +78,7 @@ class CodecOutput(ModelOutput):
     codes_mask: Tensor | None = None
 
 
-class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerBase):
+class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrainedAudioTokenizerBase):
     """Base of every codec.
 
     A family builds `self.quantizer` and says how audio becomes latents and back: `_encode_latents(audio, time)` and
@@ -88,7 +92,10 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
     main_input_name = "input_values"
     input_modalities = ("audio",)
     _no_split_modules: list[str] = []
-    _keep_in_fp32_modules_strict = {"inited", "cluster_size", "embed", "embed_avg"}
+    # What makes codes: a code is a nearest neighbour, and rounding on the way to it changes which one that is. These
+    # children stay float32 in half precision; the decoder alone is in half precision. (`_keep_in_fp32_modules_strict`
+    # of transformers holds for loading only, and makes floats of integers.)
+    _float32_children = frozenset({"analysis", "encoder", "quantizer"})
     output_class = CodecOutput  # of `forward`
 
     # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and
@@ -138,13 +145,13 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         """Codes to latents; `choice` as in `_quantize`, from a family's own `decode`."""
         return self.quantizer.decode(codes, **choice).to(self.dtype)
 
+    @property
+    def _encoder_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.dtype, torch.float32)
+
     def _training_outputs(self, latents: Tensor, quantization: QuantizerOutput) -> dict[str, Tensor]:
         """What else `forward` returns in training; `output_class` has the fields."""
         return {}
-
-    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
-        """Frames of a row of `samples` samples."""
-        return -(-samples // self.config.hop_length)
 
     # --- encode and decode -----------------------------------------------------------------------------------------
 
@@ -160,7 +167,9 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         """Audio to codes.
 
         Args:
-            input_values: `(batch, channels, samples)`, float in [-1, 1] at `config.sampling_rate`.
+            input_values: `(batch, channels, samples)`, float in [-1, 1] at `config.sampling_rate`. Give float32 also
+                where the model is in half precision: its encoder stays float32, and samples rounded to half
+                precision have other codes.
             padding_mask: `(batch, samples)`, true (or 1) on real samples, which stand at the left. Each row gets the
                 codes that it would get alone.
             num_quantizers: codes per frame; all codebooks by default.
@@ -178,7 +187,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         lengths = self._check_audio(input_values, padding_mask)
         # Codes carry no gradient, so nothing is recorded for one.
         with torch.no_grad():
-            output = self._encode(input_values, lengths, count, **given)
+            output = self._encode(input_values.to(self._encoder_dtype), lengths, count, **given)
         return output if self._as_dict(return_dict) else output.to_tuple()
 
     def decode(
@@ -212,8 +221,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         if padding_mask is not None:
             lengths = self._lengths(padding_mask)
             if codes_mask is None:
-                frames = self._num_frames(lengths).clamp(max=audio_codes.shape[-1])
-                codes_mask = TimeContext(frames).mask(audio_codes.shape[-1])[:, 0]
+                codes_mask = self._codes_mask(lengths, audio_codes.shape[-1])
         audio = self._decode(audio_codes, audio_scales, codes_mask, **given)
         if padding_mask is not None:
             samples = padding_mask.shape[-1]
@@ -242,6 +250,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         conditions, _ = self._split(kwargs)
         count = self._count(num_quantizers, bandwidth)
         lengths = self._check_audio(input_values, padding_mask)
+        input_values = input_values.to(self._encoder_dtype)
         if self.training:
             dropout = self.config.quantizer_dropout if num_quantizers is None and bandwidth is None else 0.0
             count = self._drop_quantizers(count, len(input_values), dropout)
@@ -261,6 +270,10 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
 
     def _encode(self, audio: Tensor, lengths: Tensor | None, count: int, **given) -> CodecEncoderOutput:
         """`encode` after its arguments were checked; `lengths` is `None` where every row is full."""
+        run = self._encode_at_once if self.config.chunk_length is None else self._encode_segments
+        return run(audio, lengths, count, **given)
+
+    def _encode_at_once(self, audio: Tensor, lengths: Tensor | None, count: int, **given) -> CodecEncoderOutput:
         if not self.config.normalize:
             return self._encode_normalized(audio, lengths, count, **given)
         scale = self._scale(audio, lengths)
@@ -292,7 +305,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         codes = self._quantize(self._encode_latents(audio, time, **conditions), count, **choice)
         if lengths is None:
             return CodecEncoderOutput(audio_codes=codes)
-        mask = TimeContext(self._num_frames(lengths)).mask(codes.shape[-1])
+        mask = TimeContext(self._frames_of(lengths)).mask(codes.shape[-1])
         return CodecEncoderOutput(audio_codes=codes * mask, codes_mask=mask[:, 0])
 
     def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int, **given) -> CodecEncoderOutput:
@@ -308,6 +321,10 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
 
     def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         """`decode` after its arguments were checked, to `frames * hop_length` samples."""
+        run = self._decode_at_once if self.config.chunk_length is None else self._decode_segments
+        return run(codes, scales, mask, **given)
+
+    def _decode_at_once(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         if not self.config.normalize:
             return self._decode_normalized(codes, mask, **given)
         self._check_scales(codes, scales, 1)
@@ -340,14 +357,20 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         return zero_padding(self._decode_latents(self._dequantize(codes, **choice), time, **conditions), time)
 
     def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor, **conditions) -> CodecOutput:
+        if self.config.chunk_length is not None and audio.shape[-1] > self.config.chunk_length:
+            raise ValueError(
+                f"in training, give one segment at a time: at most {self.config.chunk_length} samples, got "
+                f"{audio.shape[-1]}."
+            )
         scale = self._scale(audio, lengths)[..., None].to(audio.dtype) if self.config.normalize else 1.0
         time = None if lengths is None else TimeContext(lengths)
         latents = self._encode_latents(audio / scale, time, **conditions)
         frames = latents.shape[-1]
-        mask = None if lengths is None else TimeContext(self._num_frames(lengths)).mask(frames)[:, 0]
+        mask = None if lengths is None else TimeContext(self._frames_of(lengths)).mask(frames)[:, 0]
         quantization: QuantizerOutput = self.quantizer(latents, count, mask)
         time = None if mask is None else TimeContext(mask.sum(-1))
-        decoded = zero_padding(self._decode_latents(quantization.quantized, time, **conditions), time)
+        quantized = quantization.quantized.to(self.dtype)
+        decoded = zero_padding(self._decode_latents(quantized, time, **conditions), time)
         decoded = decoded * scale
         missing = audio.shape[-1] - decoded.shape[-1]
         decoded = F.pad(decoded, (0, missing)) if missing > 0 else decoded[..., : audio.shape[-1]]
@@ -386,7 +409,9 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
     @property
     def streamable(self) -> bool:
         """Whether `encode_chunk` and `decode_chunk` work: no part looks at the whole signal at once."""
-        return self._tileable and not any(getattr(module, "waits_for_end", False) for module in self.modules())
+        if not self.tileable or self.config.normalize or self.config.chunk_length is not None:
+            return False
+        return not any(getattr(module, "waits_for_end", False) for module in self.modules())
 
     def init_stream(self, batch_size: int = 1) -> CodecStream:
         """State for `encode_chunk` and `decode_chunk`.
@@ -417,7 +442,7 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         parts = []
         for group in state.groups:
             group.encoder.final = final
-            latents = self._encode_latents(input_values[group.rows], group.encoder)
+            latents = self._encode_latents(input_values[group.rows].to(self._encoder_dtype), group.encoder)
             if latents.shape[-1]:
                 codes = self._quantize(latents, count)
             else:
@@ -455,24 +480,25 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         hops = 64
         state = self.init_stream(1)
         silence = torch.zeros(1, self.config.audio_channels, hops * self.config.hop_length, device=self.device)
-        codes = self.encode_chunk(silence.to(self.dtype), state).audio_codes
+        codes = self.encode_chunk(silence, state).audio_codes
         return silence.shape[-1] - self.decode_chunk(codes, state).audio_values.shape[-1]
 
     @property
-    def _tileable(self) -> bool:
-        """Whether long audio can be run as a stream of tiles, with the same result: all layers take streams.
+    def tileable(self) -> bool:
+        """Whether long audio runs as a stream of tiles, in bounded memory, with the same result.
 
-        A layer that must have the whole signal at once (`whole_signal`) does not. One that gives nothing before the
-        end (`waits_for_end`) is no hindrance, though of no use in a live stream.
+        All layers must take streams, and one that looks at the whole signal at once (`whole_signal`) does not: then
+        `config.chunk_length_s` bounds the memory, at the price of another result. A layer that gives nothing before
+        the end (`waits_for_end`) is no hindrance, though of no use in a live stream.
         """
-        return not (self.config.normalize or any(getattr(module, "whole_signal", False) for module in self.modules()))
+        return not any(getattr(module, "whole_signal", False) for module in self.modules())
 
     @property
     def _tile_frames(self) -> int:
         return max(1, round(self.tile_seconds * self.config.sampling_rate / self.config.hop_length))
 
     def _tiled(self, samples: int) -> bool:
-        if self.training or torch.compiler.is_compiling() or not self._tileable:
+        if self.training or torch.compiler.is_compiling() or not self.tileable:
             return False
         return samples > self.whole_seconds * self.config.sampling_rate
 
@@ -483,8 +509,29 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights; codebooks are always float32."""
-        return next(self.parameters()).dtype
+        """Type of the decoder's weights. What makes codes is not in half precision when they are."""
+        kept = self._float32_children
+        cast = [child for name, child in self.named_children() if name not in kept]
+        return next(parameter.dtype for child in cast for parameter in child.parameters())
+
+    def post_init(self) -> None:
+        super().post_init()
+        # transformers builds what shall be of half precision in half precision, and loads into the types it finds.
+        self._apply(lambda tensor: tensor)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodecPreTrainedModel:
+        for name, child in self.named_children() if recurse else ():
+            child._apply(at_least_float32(fn) if name in self._float32_children else fn)
+        return super()._apply(fn, recurse=False)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As in transformers; float32 weights of a model in half precision that came from halves are written as such.
+
+        So a checkpoint in half precision does not grow when it is loaded and saved.
+        """
+        if kwargs.get("state_dict") is None and self.dtype in HALF_TYPES:
+            kwargs["state_dict"] = {key: as_halves(value, self.dtype) for key, value in self.state_dict().items()}
+        return super().save_pretrained(save_directory, **kwargs)
 
     def fuse(self) -> CodecPreTrainedModel:
         """Fold weight norm into the weights and compute codebook norms once, for inference. The numbers stay the same.

@@ -37,7 +37,6 @@ class DacCodecModel(CodecPreTrainedModel):
 
     config: DacCodecConfig
     config_class = DacCodecConfig
-    _keep_in_fp32_modules_strict = {"quantizer"}
 
     def __init__(self, config: DacCodecConfig) -> None:
         super().__init__(config)

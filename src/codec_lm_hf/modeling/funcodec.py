@@ -155,20 +155,22 @@ class FunCodecModel(CodecPreTrainedModel):
                 config.semantic_downsampling,
                 config.semantic_downsampling_conv,
             )
+        if config.semantic_mode == "residual":
+            # Then the encoder's latents are without it.
+            self._float32_children = self._float32_children | {"semantic"}
         if config.semantic_mode == "concat":
             self.join = Conv1d(2 * config.hidden_size, config.hidden_size, 3, causal=False, pad_mode="reflect")
         self.post_init()
 
-    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
-        """Frames of a row of `samples` samples."""
+    def _frames_of(self, samples: Tensor | int) -> Tensor | int:
         if self.analysis is None:
-            return super()._num_frames(samples)
+            return super()._frames_of(samples)
         spectra = samples // self.config.stft_hop_length + 1
         return -(-spectra // math.prod(self.config.upsampling_ratios))
 
     def _planes(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
         """Audio `(batch, 1, samples)` to planes of spectra `(batch, planes, bins, steps)`."""
-        return planes_of(self.analysis(audio, time), self.config.domain).to(self.dtype)
+        return planes_of(self.analysis(audio, time), self.config.domain).to(audio.dtype)
 
     def _encode_latents(
         self, audio: Tensor, time: TimeContext | None = None, semantic_ids: Tensor | None = None
@@ -196,7 +198,7 @@ class FunCodecModel(CodecPreTrainedModel):
         """What the decoder gets: quantized latents and what the semantic ids add to them."""
         if self.semantic is None:
             return latents
-        semantic = self._semantic(semantic_ids, latents)
+        semantic = self._semantic(semantic_ids, latents).to(latents.dtype)
         if self.join is None:
             return latents + semantic
         return self.join(torch.cat([semantic, latents], dim=1), time)

@@ -53,7 +53,7 @@ class HifiCodecModel(CodecPreTrainedModel):
         )
         self.post_init()
 
-    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
+    def _frames_of(self, samples: Tensor | int) -> Tensor | int:
         if isinstance(samples, Tensor):
             samples = samples.clamp(min=self.config.hop_length)
         else:

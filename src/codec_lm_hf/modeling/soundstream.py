@@ -52,6 +52,8 @@ class SoundStreamModel(CodecPreTrainedModel):
         )
         self.quantizer = self._residual_quantizer(config.hidden_size)
         self.film = SwitchedFiLM(config.hidden_size) if config.denoising != "none" else None
+        if config.denoising == "encoder":
+            self._float32_children = self._float32_children | {"film"}
         self.denoise: bool | Tensor = False
         self.post_init()
 

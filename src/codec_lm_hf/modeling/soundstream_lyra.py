@@ -144,7 +144,6 @@ class LyraCodecModel(SemanticCodecModel):
 
     config: LyraCodecConfig
     config_class = LyraCodecConfig
-    _keep_in_fp32_modules_strict = SemanticCodecModel._keep_in_fp32_modules_strict | {"scale"}
     # Of a checkpoint with int8 layers that is loaded with arithmetic="float".
     _keys_to_ignore_on_load_unexpected = [r"grid\.(scale|zero_point)$"]
 

@@ -56,6 +56,12 @@ class StftCodecModel(CodecPreTrainedModel):
 
     config: StftCodecConfig
     config_class = StftCodecConfig
+    _float32_children = CodecPreTrainedModel._float32_children | {
+        "encoder_in",
+        "encoder_in_norm",
+        "encoder_out_norm",
+        "encoder_out",
+    }
 
     def __init__(self, config: StftCodecConfig) -> None:
         super().__init__(config)
@@ -80,7 +86,7 @@ class StftCodecModel(CodecPreTrainedModel):
         self.post_init()
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
-        features = _spectral_features(self.analysis(audio, time)).to(self.dtype)
+        features = _spectral_features(self.analysis(audio, time)).to(audio.dtype)
         x = self.encoder_in_norm(self.encoder_in(features, time))
         for block in self.encoder:
             x = block(x, time)

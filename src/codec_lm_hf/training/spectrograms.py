@@ -91,7 +91,7 @@ class Spectrogram(nn.Module):
             self.n_fft,
             self.hop_length,
             self.window_size,
-            self.hann.window.float(),
+            self.hann.window,
             center=False,
             return_complex=True,
         )

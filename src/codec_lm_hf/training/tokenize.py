@@ -422,7 +422,7 @@ def _encode(model: CodecPreTrainedModel, clips: dict[int, np.ndarray], count: in
     batch = collate([{"input_values": torch.from_numpy(clip)} for clip in clips.values()])
     audio, mask = batch["input_values"], batch.get("padding_mask")
     mask = None if mask is None else mask.to(model.device)
-    output = model.encode(audio.to(model.device, model.dtype), mask, num_quantizers=count)
+    output = model.encode(audio.to(model.device), mask, num_quantizers=count)
     codes = output.audio_codes.cpu().numpy()
     valid = np.ones(codes[:, 0].shape, bool) if output.codes_mask is None else output.codes_mask.cpu().numpy()
     rows = {}

@@ -86,7 +86,7 @@ class StftDiscriminator(nn.Module):
             raise ValueError(
                 f"this scale needs at least {self.n_fft} samples, got {audio.shape[-1]}: use longer crops."
             )
-        window = self.hann.window.float()
+        window = self.hann.window
         spectrum = torch.stft(
             audio.flatten(0, 1).float(),
             self.n_fft,
@@ -156,7 +156,7 @@ class BandDiscriminator(nn.Module):
         if samples <= self.n_fft // 2 + side:
             raise ValueError(f"windows of {self.n_fft} samples need longer crops than {samples} samples.")
         padded = F.pad(audio.flatten(0, 1).float(), (side, side + -samples % self.hop_length), mode="reflect")
-        window = self.hann.window.float()
+        window = self.hann.window
         spectrum = torch.stft(padded, self.n_fft, self.hop_length, window=window, center=True, return_complex=True)
         # Two frames at either end see more padding than signal.
         return _planes(spectrum[..., 2:-2], audio)
@@ -207,7 +207,7 @@ class MagnitudeDiscriminator(nn.Module):
         if audio.shape[-1] + 2 * side <= self.n_fft // 2:
             raise ValueError(f"an FFT of {self.n_fft} samples needs longer crops than {audio.shape[-1]} samples.")
         padded = F.pad(audio.flatten(0, 1).float(), (side, side))
-        window = self.hann.window.float()
+        window = self.hann.window
         spectrum = torch.stft(
             padded, self.n_fft, self.hop_length, self.win_length, window, center=True, return_complex=True
         )

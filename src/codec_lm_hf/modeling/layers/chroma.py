@@ -64,7 +64,7 @@ class ChromaExtractor(nn.Module):
         missing = self.n_fft - audio.shape[-1]
         if missing > 0:
             audio = F.pad(audio, (missing // 2, missing - missing // 2))
-        window = self.hann.window.float()
+        window = self.hann.window
         spectrum = torch.stft(
             audio.float(), self.n_fft, self.n_fft // 4, window=window, pad_mode="reflect", return_complex=True
         )

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
+
+HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+def at_least_float32(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`fn`, as `torch.nn.Module._apply` takes it, but what it would make half precision becomes float32, unrounded."""
+
+    def apply(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        return tensor.to(moved.device, torch.float32) if moved.dtype in HALF_TYPES else moved
+
+    return apply
+
+
+def as_halves(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` as `dtype`, half precision, if it is float32 and no value of it changes."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    halves = tensor.to(dtype)
+    return halves if torch.equal(halves.float(), tensor) else tensor
 
 
 class Float32Buffers(nn.Module):
-    """A module whose tensors, and its children's, keep their type in `model.to(dtype)` and `model.half()`."""
+    """A module whose tensors, and its children's, keep their type in `model.to(dtype)` and `model.half()`.
+
+    Only half precision, in which transformers builds a model that it loads so, becomes float32.
+    """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_type(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return tensor.to(moved.device) if tensor.is_floating_point() and moved.dtype != tensor.dtype else moved
+            kept = torch.float32 if tensor.dtype in HALF_TYPES else tensor.dtype
+            return tensor.to(moved.device, kept) if tensor.is_floating_point() and moved.dtype != kept else moved
 
         return super()._apply(keep_type, recurse)

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
 
 from .conv import OverlapAdd, SlidingWindow
+from .precision import Float32Buffers
 from .streaming import TimeContext
 
 
-class HannWindow(nn.Module):
-    """A periodic Hann window of `size` samples, kept out of checkpoints; `_init_weights` refills it (see `reset`)."""
+class HannWindow(Float32Buffers):
+    """A periodic Hann window of `size` samples, float32 whatever the model's dtype is.
+
+    It is kept out of checkpoints; `_init_weights` refills it (see `reset`).
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self.register_buffer("window", torch.hann_window(size), persistent=False)
+        self.register_buffer("window", torch.hann_window(size, dtype=torch.float32), persistent=False)
 
     def reset(self) -> None:
         """Fill the buffer: after a load through the meta device it holds whatever was in memory."""
-        init.copy_(self.window, torch.hann_window(self.size))
+        init.copy_(self.window, torch.hann_window(self.size, dtype=torch.float32))
 
 
 class Stft(SlidingWindow):
@@ -44,7 +48,7 @@ class Stft(SlidingWindow):
         self.hann = HannWindow(window_size)
 
     def compute(self, x: Tensor) -> Tensor:
-        frames = x[:, 0].float().unfold(-1, self.kernel_size, self.stride) * self.hann.window.float()
+        frames = x[:, 0].float().unfold(-1, self.kernel_size, self.stride) * self.hann.window
         spectrum = torch.fft.rfft(frames).transpose(1, 2)
         return torch.cat([spectrum.real, spectrum.imag], dim=1)
 
@@ -74,8 +78,8 @@ class InverseStft(OverlapAdd):
 
     def compute(self, x: Tensor) -> Tensor:
         real, imaginary, present = x.float().split([x.shape[1] // 2, x.shape[1] // 2, 1], dim=1)
-        frames = torch.fft.irfft(torch.complex(real, imaginary).transpose(1, 2)) * self.hann.window.float()
-        energy = present.transpose(1, 2) * self.hann.window.float().square()
+        frames = torch.fft.irfft(torch.complex(real, imaginary).transpose(1, 2)) * self.hann.window
+        energy = present.transpose(1, 2) * self.hann.window.square()
         stacked = torch.stack([frames, energy], dim=1)
         # (batch, 2, frames, window) -> overlapping hops, shifted and added.
         parts = F.pad(stacked, (0, -stacked.shape[-1] % self.stride)).unflatten(-1, (-1, self.stride))

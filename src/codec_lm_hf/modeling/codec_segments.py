@@ -1,0 +1,123 @@
+"""Long audio segment by segment, for codecs whose result at a frame depends on the whole signal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..configuration.codec_base import CodecConfig
+from .layers.streaming import TimeContext
+
+if TYPE_CHECKING:
+    from .codec_base import CodecEncoderOutput
+
+
+class CodecSegments:
+    """The part of `CodecPreTrainedModel` that codes segments of `config.chunk_length_s`, where that is set.
+
+    Each segment is coded by itself, so memory does not grow with the signal and a frame depends on its segment only.
+    The codes of the segments stand side by side on the frame axis, each in a slot of as many frames as a full segment
+    has, the last slot cut to what it needs; `codes_mask` says which frames are real. Decoded segments are faded into
+    each other where they overlap.
+
+    Source: `encode` and `decode` in `encodec/model.py`.
+    """
+
+    config: CodecConfig
+
+    # --- the frame axis --------------------------------------------------------------------------------------------
+
+    def _frames_of(self, samples: Tensor | int) -> Tensor | int:
+        """Frames of `samples` samples, at least one, that are coded at once."""
+        return -(-samples // self.config.hop_length)
+
+    @property
+    def _slot(self) -> int:
+        """Frames of a full segment."""
+        return self._frames_of(self.config.chunk_length)
+
+    def _num_frames(self, samples: Tensor | int) -> Tensor | int:
+        """Frames on the code axis of a row of `samples` samples, with the unused end of every slot but the last."""
+        if self.config.chunk_length is None:
+            return self._frames_of(samples)
+        segments = -(-samples // self.config.chunk_stride)
+        return (segments - 1) * self._slot + self._frames_of(samples - (segments - 1) * self.config.chunk_stride)
+
+    def _segment_frames(self, samples: Tensor, index: Tensor | int) -> Tensor:
+        """Frames of segment `index` of rows of `samples` samples; 0 where a row has no such segment."""
+        length = (samples - index * self.config.chunk_stride).clamp(0, self.config.chunk_length)
+        return torch.where(length > 0, self._frames_of(length.clamp(min=1)), 0)
+
+    def _codes_mask(self, lengths: Tensor, frames: int) -> Tensor:
+        """Which of `frames` frames belong to rows of `lengths` samples: bool `(batch, frames)`."""
+        if self.config.chunk_length is None:
+            return TimeContext(self._frames_of(lengths)).mask(frames)[:, 0]
+        place = torch.arange(frames, device=lengths.device)
+        return place % self._slot < self._segment_frames(lengths[:, None], place // self._slot)
+
+    # --- encode and decode -----------------------------------------------------------------------------------------
+
+    def _encode_segments(self, audio: Tensor, lengths: Tensor | None, count: int, **given) -> CodecEncoderOutput:
+        samples = audio.shape[-1]
+        codes = audio.new_zeros(len(audio), count, self._num_frames(samples), dtype=torch.long)
+        mask = torch.zeros(len(audio), codes.shape[-1], dtype=torch.bool, device=audio.device)
+        scales = []
+        for index, start in enumerate(range(0, samples, self.config.chunk_stride)):
+            piece = audio[..., start : start + self.config.chunk_length]
+            rows, within = slice(None), None
+            if lengths is not None:
+                rows = lengths > start
+                within = (lengths[rows] - start).clamp(max=piece.shape[-1])
+                if not torch.compiler.is_compiling() and bool((within == piece.shape[-1]).all()):
+                    within = None
+            segment = self._encode_at_once(piece[rows], within, count, **given)
+            frames = slice(index * self._slot, index * self._slot + segment.audio_codes.shape[-1])
+            codes[rows, :, frames] = segment.audio_codes
+            mask[rows, frames] = True if segment.codes_mask is None else segment.codes_mask
+            if self.config.normalize:
+                scale = audio.new_zeros(len(audio), 1)
+                scale[rows] = segment.audio_scales
+                scales.append(scale)
+        full = not torch.compiler.is_compiling() and bool(mask.all())
+        scales = torch.cat(scales, dim=1) if scales else None
+        return type(segment)(audio_codes=codes, codes_mask=None if full else mask, audio_scales=scales)
+
+    def _decode_segments(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
+        frames, stride = codes.shape[-1], self.config.chunk_stride
+        segments = -(-frames // self._slot)
+        if self.config.normalize:
+            self._check_scales(codes, scales, segments)
+        if segments == 1:
+            return self._decode_at_once(codes, scales, mask, **given)
+        total = None
+        for index in range(segments):
+            slot = slice(index * self._slot, min(frames, (index + 1) * self._slot))
+            valid = None if mask is None else mask[:, slot]
+            rows = slice(None) if valid is None else valid.any(-1)
+            steps = slot.stop - slot.start if valid is None else int(valid.sum(-1).max())
+            piece_mask = None if valid is None else valid[rows, :steps]
+            scale = scales[rows, index : index + 1] if self.config.normalize else None
+            piece = self._decode_at_once(codes[rows, :, slot][..., :steps], scale, piece_mask, **given)
+            start, samples = index * stride, piece.shape[-1]
+            if index < segments - 1 and samples < stride and mask is None:
+                raise ValueError(
+                    f"a segment of {self.config.chunk_length} samples decodes to {samples}, and the next begins after "
+                    f"{stride}: set overlap to at least {1 - samples / self.config.chunk_length:.2g}."
+                )
+            if total is None:
+                end = stride * (segments - 1) + max(samples, self._slot * self.config.hop_length)
+                total = piece.new_zeros(len(codes), piece.shape[1], end, dtype=torch.float32)
+                weights = total.new_zeros(len(codes), 1, end)
+                # Triangular weights of the first segment's length serve all segments (`_linear_overlap_add` in
+                # `encodec/utils.py`).
+                ramp = torch.linspace(0, 1, samples + 2, device=piece.device)[1:-1]
+                window = 0.5 - (ramp - 0.5).abs()
+            weight = window[:samples].expand(len(piece), 1, -1)
+            if piece_mask is not None:
+                weight = weight * TimeContext(piece_mask.sum(-1) * self.config.hop_length).mask(samples)
+            total[rows, :, start : start + samples] += piece * weight
+            weights[rows, :, start : start + samples] += weight
+        joined = total / weights.masked_fill(weights == 0, 1)
+        return joined[..., : start + samples].to(piece.dtype)

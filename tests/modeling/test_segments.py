@@ -1,0 +1,117 @@
+"""Segments for codecs that look at the whole signal: each is coded alone, and decoded ones fade into each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from codec_lm_hf.configuration.funcodec import FunCodecConfig
+from codec_lm_hf.configuration.hificodec import HifiCodecConfig
+from tests.common.tiny import TINY
+
+# All whose result at a frame depends on the whole signal: by norms over time, an LSTM in both directions, or padding.
+WHOLE = ["hificodec", "funcodec", "funcodec-ds640", "funcodec-magphase", "funcodec-magangle", "speechtokenizer"]
+every_whole = pytest.mark.parametrize("name", WHOLE)
+SEGMENTS = {"chunk_length_s": 0.3, "overlap": 0.2}
+
+
+def noise(samples):
+    return torch.randn(1, 1, samples) * 0.1
+
+
+@every_whole
+def test_what_fits_into_one_segment_is_coded_as_without_segments(name):
+    plain, segmented = TINY[name].model(), TINY[name].model(**SEGMENTS)
+    audio = noise(segmented.config.chunk_stride)
+    codes = segmented.encode(audio)
+    assert torch.equal(codes.audio_codes, plain.encode(audio).audio_codes)
+    assert torch.equal(segmented.decode(**codes).audio_values, plain.decode(**codes).audio_values)
+
+
+@every_whole
+def test_a_segment_does_not_know_of_the_others(name):
+    """Its codes are those of its samples alone, so memory does not grow with the signal either."""
+    plain, model = TINY[name].model(), TINY[name].model(**SEGMENTS)
+    length, stride = model.config.chunk_length, model.config.chunk_stride
+    audio = noise(5 * stride + 1234)
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    codes = model.encode(audio)
+    assert len(seen) == 6 and max(seen) <= length
+    assert codes.audio_codes.shape[-1] == model._num_frames(audio.shape[-1])
+    for index in range(6):
+        alone = plain.encode(audio[..., index * stride : index * stride + length]).audio_codes
+        start = index * model._slot
+        assert torch.equal(codes.audio_codes[..., start : start + alone.shape[-1]], alone)
+
+
+@every_whole
+def test_decoded_segments_fade_into_each_other(name):
+    """Outside of the overlaps a segment is as it is alone; inside, the next one grows evenly."""
+    plain, model = TINY[name].model(), TINY[name].model(**SEGMENTS)
+    length, stride, slot = model.config.chunk_length, model.config.chunk_stride, model._slot
+    audio = noise(stride + length)
+    codes = model.encode(audio)
+    with torch.no_grad():
+        joined = model.decode(**codes).audio_values[0, 0]
+        first, second = (
+            plain.decode(
+                codes.audio_codes[..., index * slot : (index + 1) * slot],
+                None if codes.audio_scales is None else codes.audio_scales[:, index : index + 1],
+            ).audio_values[0, 0]
+            for index in range(2)
+        )
+    torch.testing.assert_close(joined[:stride], first[:stride])
+    torch.testing.assert_close(joined[len(first) : 2 * stride], second[len(first) - stride : stride])
+    a, b = first[stride:], second[: len(first) - stride]
+    share = torch.arange(1, len(a) + 1) / (len(a) + 1)
+    torch.testing.assert_close(joined[stride : len(first)], a + share * (b - a), atol=1e-6, rtol=1e-4)
+
+
+@every_whole
+def test_the_audios_mask_says_which_codes_are_real(name):
+    model = TINY[name].model(**SEGMENTS)
+    stride = model.config.chunk_stride
+    for samples in (10, stride, stride + 10, model.config.chunk_length + 10, 3 * stride + 777):
+        lengths = torch.tensor([4 * stride, samples])
+        mask = torch.arange(4 * stride) < lengths[:, None]
+        audio = torch.randn(2, 1, 4 * stride) * 0.1
+        codes = model.encode(audio, mask)
+        assert torch.equal(model._codes_mask(lengths, codes.audio_codes.shape[-1]), codes.codes_mask)
+        with torch.no_grad():
+            decoded = model.decode(codes.audio_codes, codes.audio_scales, padding_mask=mask).audio_values
+            assert torch.equal(decoded, model.decode(**codes, padding_mask=mask).audio_values)
+
+
+def test_a_norm_by_the_gain_of_the_whole_signal_needs_no_segments():
+    """Tiles give the same codes, since the gain is measured before; only a live stream does not know it."""
+    model = TINY["funcodec-causal"].model(normalize=True)
+    assert model.tileable and not model.streamable
+    audio = noise(20000)
+    model.whole_seconds = 1e9
+    whole = model.encode(audio)
+    expected = model.decode(**whole).audio_values
+    model.whole_seconds, model.tile_seconds = 0, 0.1
+    assert torch.equal(model.encode(audio).audio_codes, whole.audio_codes)
+    torch.testing.assert_close(model.decode(**whole).audio_values, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_gaps_between_segments_are_refused():
+    model = TINY["hificodec"].model(chunk_length_s=0.3007, overlap=0.0)
+    with pytest.raises(ValueError, match="decodes to .*: set overlap to at least"):
+        model.decode(model.encode(noise(20000)).audio_codes)
+
+
+def test_segments_are_checked():
+    with pytest.raises(StrictDataclassError, match="chunk_length_s needs overlap"):
+        HifiCodecConfig(chunk_length_s=1.0)
+    with pytest.raises(StrictDataclassError, match="overlap \\(1\\) a share from 0 to below 1"):
+        HifiCodecConfig(chunk_length_s=1.0, overlap=1.0)
+    with pytest.raises(StrictDataclassError, match="must be a frame of 320 samples or more"):
+        HifiCodecConfig(chunk_length_s=0.001, overlap=0.1)
+    with pytest.raises(StrictDataclassError, match="leave out semantic_mode or chunk_length_s"):
+        FunCodecConfig(chunk_length_s=1.0, overlap=0.1, semantic_mode="addition")
+    model = TINY["funcodec"].model(**SEGMENTS).train()
+    with pytest.raises(ValueError, match="give one segment at a time: at most 4800 samples, got 5000"):
+        model(noise(5000))
