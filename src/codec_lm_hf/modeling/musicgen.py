@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import Cache
 from transformers.utils import ModelOutput
 
 from ..configuration.musicgen import MusicGenLMConfig
 from . import code_patterns
 from .layers.attention import segment_mask
+from .layers.cache import new_cache
 from .layers.chroma import ChromaExtractor
 from .layers.positions import sinusoidal_positions
 from .layers.transformer import Transformer
@@ -282,11 +283,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         condition = self._condition(states, mask, melody, nobody, hide=not joint)
         if decoding.options.guidance_scale not in (None, 1):
             condition = condition.join(self._condition(states, mask, melody, ~nobody, hide=not joint))
-        cache = DynamicCache()
-        if condition.memory is not None:
-            cache = EncoderDecoderCache(cache, DynamicCache())
         pattern = code_patterns.delay(codes.shape[-1], self.config.delays)
-        state = _Playing(condition, cache)
+        state = _Playing(condition, new_cache(memory=condition.memory is not None))
         run = self._run_steps(pattern.build(codes, self.config.special_id), state, decoding)
         return pattern.revert(run.sequence, self.config.special_id), run
 

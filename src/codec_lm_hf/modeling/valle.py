@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, EncoderDecoderCache
+from transformers import Cache
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration.valle import ValleConfig
 from .layers.attention import segment_mask
+from .layers.cache import new_cache
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
 from .layers.transformer import Transformer
@@ -363,9 +364,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         elif not lengths.all():
             raise ValueError("prompt_codes must have at least one frame per row: this model predicts no first frame.")
         places = torch.arange(first.shape[1], device=first.device)
-        cache = DynamicCache()
-        if self.ar.as_memory:
-            cache = EncoderDecoderCache(cache, DynamicCache())
+        cache = new_cache(memory=self.ar.as_memory)
         state = _Speaking(text, self._ar_audio(first, places[None]), places < lengths[:, None], cache, lengths)
         sequence = first.new_full((len(first), 1, int(limits.max())), TO_GENERATE)
         steps = self._run_steps(sequence, state, decoding, end, limits, self.config.stop_on_argmax)
