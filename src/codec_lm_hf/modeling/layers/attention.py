@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Concatenate, WeightConverter
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 Segment = tuple[int, Literal["full", "causal"]]
@@ -142,3 +145,14 @@ class MultiHeadAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+
+
+@functools.cache
+def read_separate_projections(model_type: str) -> None:
+    """Let models of this type load checkpoints whose queries, keys and values are projected by layers of their own.
+
+    These are `q_proj`, `k_proj` and `v_proj` in the place of `MultiHeadAttention.in_proj`.
+    """
+    names = [f"attention.{name}_proj.weight" for name in "qkv"]
+    packed = WeightConverter(names, "attention.in_proj.weight", [Concatenate(dim=0)])
+    register_checkpoint_conversion_mapping(model_type, [packed], overwrite=True)
