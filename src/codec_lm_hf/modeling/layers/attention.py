@@ -14,6 +14,8 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import Concatenate, WeightConverter
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .int8_linear import Int8Linear
+
 Segment = tuple[int, Literal["full", "causal"]]
 
 
@@ -137,6 +139,8 @@ class MultiHeadAttention(nn.Module):
         return self.attend(self.queries(queries), keys, values, mask)
 
     def _project(self, x: Tensor, rows: slice) -> Tensor:
+        if isinstance(self.in_proj, Int8Linear):
+            return self.in_proj(x, rows)
         # Whoever has put another layer in its place, an adapter of PEFT for one, wants to see it called.
         if type(self.in_proj) is not nn.Linear:
             return self.in_proj(x)[..., rows]
