@@ -19,7 +19,7 @@ from ..configuration.lm_base import CodecLMConfig
 from ..hub import HubModelMixin
 from .layers.adaptive_norm import AdaptiveLayerNorm
 from .layers.chroma import ChromaExtractor
-from .layers.int8_linear import Int8Linear, to_int8
+from .layers.linear import Int8Linear, to_int8
 from .layers.positions import ScaledPositions
 from .layers.stft import HannWindow
 

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from ..configuration.valle import ValleConfig
 from .layers.attention import segment_mask
 from .layers.cache import new_cache
+from .layers.linear import Linear
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
 from .layers.transformer import Transformer
@@ -115,7 +116,7 @@ class ValleStage(nn.Module):
             cross_attention=self.as_memory,
             config=config,
         )
-        self.heads = nn.ModuleList([nn.Linear(dim, size, bias=False) for size in heads])
+        self.heads = nn.ModuleList([Linear(dim, size, bias=False) for size in heads])
 
     def embed_text(self, text: _Text) -> Tensor:
         embedded = self.text_embedding(text.ids)

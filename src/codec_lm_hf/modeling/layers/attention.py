@@ -14,7 +14,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import Concatenate, WeightConverter
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .int8_linear import Int8Linear
+from .linear import Int8Linear, Linear
 
 Segment = tuple[int, Literal["full", "causal"]]
 
@@ -102,8 +102,8 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.dropout = dropout
         self.config = config
-        self.in_proj = nn.Linear(dim, 3 * dim, bias=bias)
-        self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.in_proj = Linear(dim, 3 * dim, bias=bias)
+        self.out_proj = Linear(dim, dim, bias=bias)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Steps `(batch, steps, dim)` that attend to each other, in one product: see `queries`, `keys_and_values`."""
@@ -139,13 +139,10 @@ class MultiHeadAttention(nn.Module):
         return self.attend(self.queries(queries), keys, values, mask)
 
     def _project(self, x: Tensor, rows: slice) -> Tensor:
-        if isinstance(self.in_proj, Int8Linear):
+        if isinstance(self.in_proj, (Linear, Int8Linear)):
             return self.in_proj(x, rows)
         # Whoever has put another layer in its place, an adapter of PEFT for one, wants to see it called.
-        if type(self.in_proj) is not nn.Linear:
-            return self.in_proj(x)[..., rows]
-        bias = self.in_proj.bias
-        return F.linear(x, self.in_proj.weight[rows], None if bias is None else bias[rows])
+        return self.in_proj(x)[..., rows]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)

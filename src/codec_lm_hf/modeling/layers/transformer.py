@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .adaptive_norm import AdaptiveLayerNorm
 from .attention import MultiHeadAttention, window_mask
+from .linear import Linear
 from .positions import sinusoidal_positions
 
 
@@ -64,8 +65,8 @@ class TransformerLayer(GradientCheckpointingLayer):
         if cross_attention:
             self.cross_attention = MultiHeadAttention(dim, num_heads, dropout, bias, config)
             self.cross_attention_norm = _norm(dim, adaptive)
-        self.feedforward_in = nn.Linear(dim, feedforward, bias=bias)
-        self.feedforward_out = nn.Linear(feedforward, dim, bias=bias)
+        self.feedforward_in = Linear(dim, feedforward, bias=bias)
+        self.feedforward_out = Linear(feedforward, dim, bias=bias)
         self.feedforward_norm = _norm(dim, adaptive)
         self.activation = ACT2FN[activation]
         self.dropout = nn.Dropout(dropout)

@@ -1,4 +1,4 @@
-"""Linear layers with weights of eight bits, for inference on a CPU, where reading weights takes the time."""
+"""Linear layers that are fast for the few rows of a step of generation, where a CPU mostly waits for their weights."""
 
 from __future__ import annotations
 
@@ -6,10 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# More rows are faster with whole weights: then arithmetic takes longer than reading.
+from . import cpu_inference
+
+# So many rows of one step each are faster as columns.
+_COLUMNS = range(8, 49)
+# More rows are faster with whole weights in place of eight bits: then arithmetic takes longer than reading.
 _FEW_ROWS = 32
-# What torch's kernel takes at a time, and does not check.
+# What torch's kernel for eight bits takes at a time, and does not check.
 _BLOCK = 16
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` that can give some of its outputs only."""
+
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """`x` `(..., in_features)` to `(..., out_features)`; `rows`: only these outputs."""
+        weight, bias = self.weight, self.bias
+        if rows is not None:
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        if x.ndim == 3 and x.shape[1] == 1 and len(x) in _COLUMNS and cpu_inference.applies(x):
+            return cpu_inference.linear_by_columns(x[:, 0], weight, bias)[:, None]
+        return F.linear(x, weight, bias)
 
 
 class Int8Linear(nn.Module):
@@ -45,9 +62,9 @@ class Int8Linear(nn.Module):
 
 
 def to_int8(module: nn.Module) -> None:
-    """Put an `Int8Linear` in the place of every `torch.nn.Linear` below `module`."""
+    """Put an `Int8Linear` in the place of every linear layer below `module`."""
     for name, part in module.named_children():
-        if type(part) is nn.Linear:
+        if type(part) in (nn.Linear, Linear):
             setattr(module, name, Int8Linear(part))
         else:
             to_int8(part)

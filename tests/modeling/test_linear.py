@@ -1,4 +1,4 @@
-"""Linear layers with weights of eight bits: how far off they are, and what they hold."""
+"""Linear layers for few rows are torch's; with weights of eight bits: how far off they are, and what they hold."""
 
 from __future__ import annotations
 
@@ -8,13 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from codec_lm_hf.modeling.layers.int8_linear import Int8Linear, to_int8
+from codec_lm_hf.modeling.layers.linear import Int8Linear, Linear, to_int8
 
 
 def layers(features: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, Int8Linear]:
     torch.manual_seed(0)
     linear = nn.Linear(features, outputs, bias=bias)
     return linear, Int8Linear(linear)
+
+
+@given(st.integers(1, 60), st.booleans(), st.sampled_from([None, slice(3, 20)]))
+@settings(deadline=None, max_examples=40)
+def test_any_number_of_rows_gives_what_torch_does(rows, bias, outputs):
+    torch.manual_seed(0)
+    layer = Linear(48, 24, bias=bias)
+    x = torch.randn(rows, 1, 48)
+    expected = nn.functional.linear(x, layer.weight, layer.bias)[..., outputs or slice(None)]
+    with torch.no_grad():
+        found = layer(x, outputs)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(layer(x, outputs), expected)  # and with gradients, to the last bit
 
 
 @settings(deadline=None, max_examples=40)
