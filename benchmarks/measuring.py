@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-_BANDWIDTH_FLOATS = 2**28
+_BANDWIDTH_FLOATS = 2**27
 
 # What a work calls when a step of it is done.
 Tick = Callable[[], None]
@@ -62,7 +62,7 @@ def thread_clock(threads: int) -> Callable[[], float]:
 
 
 class Bandwidth:
-    """Bytes per second at which this machine reads memory: sums over a gigabyte, more than its caches hold.
+    """Bytes per second at which this machine reads memory: sums over half a gigabyte, more than caches hold.
 
     Attributes:
         found: of each call.
