@@ -14,13 +14,10 @@ before anything is timed. See benchmarks/README.md for the columns.
 
 from __future__ import annotations
 
-import ctypes
-import gc
+import itertools
 import json
-import multiprocessing
 import os
 import platform
-import re
 import resource
 import statistics
 import time
@@ -30,6 +27,7 @@ from typing import Annotated
 
 import torch
 import typer
+from measuring import in_a_process, peak_memory, status
 from peers import CASES, OURS, Codec, build
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -152,31 +150,24 @@ def measure(
     return rows
 
 
-def _status(field: str) -> float:
-    """A field of this process's status in MiB (Linux)."""
-    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-
-
 @torch.no_grad()
-def _memory_of(case: str, name: str, seconds: float, limit_mib: float, sender) -> None:
+def _memory_of(case: str, name: str, seconds: float, limit_mib: float, send) -> None:
     torch.set_num_threads(1)
     codec = build(case, (name,))[0][name]
     rate = CASES[case].config.sampling_rate
     codec.decode(codec.encode(torch.randn(1, 1, rate // 10) * 0.1))
     audio = torch.randn(1, 1, int(seconds * rate)) * 0.1
-    limit = int((_status("VmSize") + limit_mib) * 2**20)
+    limit = int((status("VmSize") + limit_mib) * 2**20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     value: Tensor | None = audio
     for work in (codec.encode, codec.decode):
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is needed
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before, start = _status("VmRSS"), time.perf_counter()
-        try:
-            value = work(value)
-        except (RuntimeError, MemoryError):  # torch has no class of its own for this on a CPU
-            break
-        sender.send((_status("VmHWM") - before, time.perf_counter() - start))
+        with peak_memory() as peak:
+            start = time.perf_counter()
+            try:
+                value = work(value)
+            except (RuntimeError, MemoryError):  # torch has no class of its own for this on a CPU
+                break
+            send((peak(), time.perf_counter() - start))
 
 
 def memory(case: str, name: str, seconds: float, limit_mib: float) -> dict:
@@ -184,18 +175,10 @@ def memory(case: str, name: str, seconds: float, limit_mib: float) -> dict:
 
     `None` where it needs more than `limit_mib`.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_memory_of, args=(case, name, seconds, limit_mib, sender))
-    process.start()
-    sender.close()
     row = {"model": case, "codec": name, "seconds": seconds, "limit_mib": limit_mib}
-    for direction in ("encode", "decode"):
-        try:
-            row[f"{direction}_mib"], row[f"{direction}_seconds"] = receiver.recv()
-        except EOFError:
-            row[f"{direction}_mib"] = row[f"{direction}_seconds"] = None
-    process.join()
+    found = in_a_process(_memory_of, case, name, seconds, limit_mib)
+    for direction, (mib, taken) in itertools.zip_longest(("encode", "decode"), found, fillvalue=(None, None)):
+        row[f"{direction}_mib"], row[f"{direction}_seconds"] = mib, taken
     return row
 
 

@@ -102,7 +102,7 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextlib.contextmanager
-def _stood_in(*names: str) -> Iterator[None]:
+def stood_in(*names: str) -> Iterator[None]:
     """Empty modules for these packages and all below them, if something imports them."""
     finder = _StandIns(names)
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in names}
@@ -142,7 +142,7 @@ def _noise(rate: int) -> Tensor:
 
 
 def encodec_original(case: Case) -> Codec:
-    with _stood_in("torchaudio"):
+    with stood_in("torchaudio"):
         model = importlib.import_module("encodec").EncodecModel.encodec_model_24khz(pretrained=False).eval()
     model.set_target_bandwidth(case.options["bandwidth"])
     latents = model.encoder(_noise(model.sample_rate))[0].t()
@@ -152,7 +152,7 @@ def encodec_original(case: Case) -> Codec:
 
 def speechtokenizer_original(case: Case) -> Codec:
     config = case.config
-    with _stood_in("torchaudio", "matplotlib", "lion_pytorch", "accelerate", "beartype", "tensorboard"):
+    with stood_in("torchaudio", "matplotlib", "lion_pytorch", "accelerate", "beartype", "tensorboard"):
         # Its trainer is imported with it, and not used.
         sys.modules["speechtokenizer.trainer"] = types.ModuleType("speechtokenizer.trainer")
         sys.modules["speechtokenizer.trainer"].SpeechTokenizerTrainer = None
@@ -184,7 +184,7 @@ def speechtokenizer_original(case: Case) -> Codec:
 
 def dac_original(case: Case) -> Codec:
     config = case.config
-    with _stood_in("audiotools", "argbind"):
+    with stood_in("audiotools", "argbind"):
         importlib.import_module("audiotools.ml")
         model = importlib.import_module("dac.model").DAC(
             encoder_dim=config.encoder_hidden_size,
@@ -229,7 +229,7 @@ class _FunCodecParts(nn.Module):
 
 
 def funcodec_original(case: Case) -> Codec:
-    with _stood_in("torchaudio", "typeguard", "librosa", "torch_complex", "humanfriendly"):
+    with stood_in("torchaudio", "typeguard", "librosa", "torch_complex", "humanfriendly"):
         model = _FunCodecParts(case.config).eval()
     quantizer = model.quantizer.rq.model
     quantizer.inited.fill_(1)

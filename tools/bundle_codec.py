@@ -76,7 +76,7 @@ def main(
     (TARGET / "metrics.json").write_text(json.dumps(summary(json.loads(metrics.read_text())), indent=1) + "\n")
     model = codec_lm_hf.AutoCodecModel.from_pretrained(TARGET)
     card = build_model_card(
-        model.config, "codec-lm-hf/stft-codec-16khz", "apache-2.0", source=notes.read_text(encoding="utf-8").strip()
+        model.config, "codec-lm-hf/bundled-codec-16khz", "apache-2.0", source=notes.read_text(encoding="utf-8").strip()
     )
     card.save(TARGET / "README.md")
 

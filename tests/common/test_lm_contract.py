@@ -512,6 +512,21 @@ def test_without_a_codec_codes_still_train_it(name, tmp_path):
         loaded(TEXTS[0], target_audio=waves(80)[0])
 
 
+@every_lm
+def test_weights_of_eight_bits(name, tmp_path):
+    case = TINY_LM[name]
+    model, small = model_of(name), case.model().to_int8()
+    inputs = case.batch(RAGGED)
+    torch.testing.assert_close(loss_of(small, inputs), loss_of(model, inputs), atol=0.02, rtol=0.02)
+    given, _ = case.prompts(inputs)
+    whole, rounded = (details(one, given, max_new_tokens=2, output_logits=True) for one in (model, small))
+    spread = whole.logits[0].std()
+    assert (rounded.logits[0] - whole.logits[0]).square().mean().sqrt() < 0.05 * spread
+    assert ((rounded.sequences == NO_CODE) | (rounded.sequences < model.config.codebook_size)).all()
+    with pytest.raises(ValueError, match="save the model before to_int8"):
+        small.save_pretrained(tmp_path)
+
+
 # --- what cannot be ------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from .code_patterns import CodePattern
+from .layers.cache import GrowingCache
 from .lm_base import NO_CODE
 
 
@@ -65,7 +66,7 @@ def new_cache(
     if options.cache_implementation == "static":
         cache = StaticCache(config, max(length, options.max_cache_len or 0))
         return cache if memory is None else EncoderDecoderCache(cache, StaticCache(config, memory))
-    return DynamicCache() if memory is None else EncoderDecoderCache(DynamicCache(), DynamicCache())
+    return GrowingCache() if memory is None else EncoderDecoderCache(GrowingCache(), DynamicCache())
 
 
 def step_mask(cache: Cache, valid: Tensor | None, device: torch.device) -> Tensor | None:

@@ -19,6 +19,7 @@ from .auto import load_part
 from .generation import FrameFeed, ends_of_rows, frames_after, generates, new_cache, step_mask
 from .layers.attention import read_separate_projections, segment_mask
 from .layers.chroma import ChromaExtractor
+from .layers.linear import Linear
 from .layers.positions import sinusoidal_positions
 from .layers.transformer import Transformer
 from .lm_base import (
@@ -155,7 +156,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             cross_attention=config.text_condition == "cross_attention",
             config=config,
         )
-        self.heads = nn.ModuleList([nn.Linear(dim, size, bias=False) for _ in range(config.num_codebooks)])
+        self.heads = nn.ModuleList([Linear(dim, size, bias=False) for _ in range(config.num_codebooks)])
         self.post_init()
         self.generation_config.update(do_sample=True, top_k=250, guidance_scale=config.guidance_scale)
 

@@ -15,6 +15,7 @@ from ..configuration.valle import ValleConfig
 from .generation import generates, new_cache, step_mask
 from .layers.alignment import NO_SYMBOL, AlignedSymbols, TextPointer, check_durations, frame_symbols
 from .layers.attention import segment_mask
+from .layers.linear import Linear
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
 from .layers.transformer import Transformer
@@ -164,11 +165,11 @@ class ValleStage(nn.Module):
             cross_attention=self.as_memory,
             config=config,
         )
-        self.heads = nn.ModuleList([nn.Linear(dim, size, bias=False) for size in heads])
+        self.heads = nn.ModuleList([Linear(dim, size, bias=False) for size in heads])
         self.aligned = self.advance = None
         if config.monotonic_alignment:
             self.aligned = AlignedSymbols(config.vocab_size, dim, config.alignment_context)
-            self.advance = nn.Linear(dim, config.max_advance + 1) if causal else None
+            self.advance = Linear(dim, config.max_advance + 1) if causal else None
 
     def embed_text(self, text: _Text) -> Tensor:
         embedded = self.text_embedding(text.ids)
