@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from transformers.utils import CONFIG_NAME, extract_commit_hash
+from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
 
 from .registry import Family, family_of
 
@@ -119,6 +121,10 @@ class HubModelMixin(_InstalledCode):
         model.commit = _commit(pretrained_model_name_or_path, **hub)
         return loaded
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As in transformers; weights are written under this class's names, wherever they came from."""
+        return super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -209,6 +215,45 @@ def build_model_card(
         f"## Source\n\n{source}" if source else None,
     ]
     return ModelCard("\n\n".join(section for section in sections if section) + "\n")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The directory or repository that something was loaded from, for what lies beside it.
+
+    Attributes:
+        name: path or repository id.
+        access: arguments of a `from_pretrained` that say where in it, at which revision, and who asks.
+    """
+
+    name: str
+    access: dict
+
+    @classmethod
+    def of(cls, name_or_path: str | os.PathLike, kwargs: dict) -> Home:
+        """The home of what `from_pretrained(name_or_path, **kwargs)` loads."""
+        names = ("subfolder", "revision", "token", "cache_dir")
+        return cls(str(name_or_path), {name: kwargs[name] for name in names if kwargs.get(name) is not None})
+
+    def inside(self, folder: str) -> Home:
+        """A folder of it."""
+        subfolder = posixpath.join(self.access.get("subfolder", ""), folder)
+        return Home(self.name, {**self.access, "subfolder": subfolder})
+
+    def has(self, filename: str) -> bool:
+        """Whether it has a file."""
+        found = cached_file(self.name, filename, _raise_exceptions_for_missing_entries=False, **self.access)
+        return found is not None
+
+    def config(self) -> dict:
+        """What its `config.json` says; nothing where there is none."""
+        from transformers import PreTrainedConfig
+
+        return PreTrainedConfig.get_config_dict(self.name, **self.access)[0] if self.has(CONFIG_NAME) else {}
+
+    def load(self, loader: type, **kwargs):
+        """What the `from_pretrained` of a class finds there."""
+        return loader.from_pretrained(self.name, **self.access, **kwargs)
 
 
 def _row(config: PreTrainedConfig) -> Family | None:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import AutoModelForTextToWaveform, AutoProcessor
 from typer.testing import CliRunner
 
 import codec_lm_hf
 from codec_lm_hf import ValleConfig, ValleForConditionalGeneration, ValleProcessor
 from codec_lm_hf.cli import app
 from codec_lm_hf.demo.roundtrip import SPEECH
+from codec_lm_hf.processing.audio import load_audio
 from tests.common.tiny_lm import TINY_LM
 
 TEXT = "one two"
@@ -80,3 +82,40 @@ def test_without_a_prompt_the_model_says_that_it_needs_one(speaking, tmp_path):
     with pytest.raises(ValueError, match="prompt_codes must have at least one frame"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert not (tmp_path / "a.wav").exists()
+
+
+@pytest.fixture(scope="module", params=["musicgen-stereo", "musicgen-melody", "audiogen"])
+def playing(request, tmp_path_factory):
+    """The name of a tiny model, not trained, and a directory with it, its processor, its codec, and a recording."""
+    folder = tmp_path_factory.mktemp(request.param)
+    for part in TINY_LM[request.param].pair():
+        part.save_pretrained(folder)
+    audio, rate = soundfile.read(SPEECH, dtype="float32")
+    soundfile.write(folder / "tune.wav", np.stack([audio[: rate // 2]] * 2, axis=1), rate)
+    return request.param, folder
+
+
+def test_other_families_play_what_the_python_api_gives(playing):
+    name, folder = playing
+    arguments = ["generate", "--model", str(folder), "--text", "dogs", "-o", str(folder / "out.wav")]
+    arguments += ["--prompt", str(folder / "tune.wav"), "--max-seconds", "0.2", "--temperature", "0"]
+    tune = folder / "tune.wav"
+    given = {"melody": load_audio(tune, 800)[0]} if name == "musicgen-melody" else {}
+    if given:
+        arguments += ["--melody", str(tune)]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForTextToWaveform.from_pretrained(folder)
+    inputs = processor("dogs", audio=load_audio(tune, 800)[0], **given)
+    expected = processor.decode(model.generate(**inputs, do_sample=False, max_new_tokens=10))
+    audio, rate = soundfile.read(folder / "out.wav", dtype="float32", always_2d=True)
+    assert rate == 800 and audio.T.shape == expected.shape == (2 if name == "musicgen-stereo" else 1, 160)
+    np.testing.assert_allclose(audio.T, np.clip(expected, -1, 1), atol=1e-4)
+
+
+def test_what_a_family_has_no_use_for_is_refused(playing, speaking):
+    for folder, option, whose in ((playing[1], "--prompt-text", "MusicGen"), (speaking, "--melody", "Valle")):
+        arguments = ["generate", "--model", str(folder), "--text", TEXT, option, "x.wav", "-o", str(folder / "no.wav")]
+        with pytest.raises(ValueError, match=f"takes no {option}: {whose}"):
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert not (folder / "no.wav").exists()

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForTextToWaveform, CompileConfig, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForTextToWaveform,
+    AutoProcessor,
+    CompileConfig,
+    Trainer,
+    TrainingArguments,
+)
 
 from codec_lm_hf.modeling.lm_base import NO_CODE
-from tests.common.tiny_lm import TINY_LM, random_codes, rows
+from tests.common.tiny_lm import TEXTS, TINY_LM, random_codes, rows, tiny_codec
 
 every_lm = pytest.mark.parametrize("name", TINY_LM)
 RAGGED = [9, 13, 11]
@@ -366,6 +375,128 @@ def test_sizes_and_weights_that_cannot_be_resized():
     model.ar.heads[0] = torch.nn.utils.parametrizations.weight_norm(model.ar.heads[0])
     with pytest.raises(ValueError, match="the weights .*parametrizations.* are not Valle"):
         model.resize_codebooks(4)
+
+
+# --- with a processor ----------------------------------------------------------------------------------------------
+
+
+def waves(*lengths, channels=1, rate=800):
+    return [np.sin(np.arange(channels * n).reshape(channels, n) / 5).astype(np.float32) * 0.5 for n in lengths]
+
+
+def same_inputs(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@every_lm
+def test_a_processor_is_saved_with_its_codec_and_loaded_by_its_auto_class(name, tmp_path):
+    model, processor = TINY_LM[name].pair()
+    model.save_pretrained(tmp_path / "one")
+    processor.save_pretrained(tmp_path / "one")
+    given = {"text": TEXTS, "audio": waves(160, 240), "sampling_rate": 800}
+    inputs = processor(**given)
+    codes = details(model, inputs).sequences
+    for folder, copied in (("one", "two"), ("two", None)):
+        # A copy of a copy needs neither the first one nor anything that is not in it.
+        loaded = AutoProcessor.from_pretrained(tmp_path / folder)
+        again = AutoModelForTextToWaveform.from_pretrained(tmp_path / folder)
+        assert type(loaded) is type(processor)
+        assert {**loaded.to_dict(), "auto_map": processor.auto_map} == processor.to_dict()
+        same_inputs(loaded(**given), inputs)
+        assert torch.equal(details(again, inputs).sequences, codes)
+        for ours, theirs in zip(loaded.batch_decode(codes), processor.batch_decode(codes), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        if copied:
+            loaded.save_pretrained(tmp_path / copied)
+            again.save_pretrained(tmp_path / copied)
+            shutil.rmtree(tmp_path / folder)
+
+
+@every_lm
+def test_texts_and_recordings_train_it_and_it_answers_in_waveforms(name):
+    model, processor = TINY_LM[name].pair()
+    sides = processor.audio_channels or 1
+    recordings = waves(160, 240, channels=sides)
+    inputs = processor(TEXTS, audio=recordings, target_audio=recordings, sampling_rate=800)
+    assert inputs["labels"].shape == (2, model.config.num_codebooks, 15)
+    assert (inputs["labels"][0, :, 10:] == NO_CODE).all() and torch.equal(inputs["labels"], inputs["prompt_codes"])
+    taught = {key: value for key, value in inputs.items() if not key.startswith("prompt_")}
+    assert torch.isfinite(loss_of(model, taught if name != "valle-prompt" else inputs))
+    rows = [processor(TEXTS[row], target_audio=recordings[row], sampling_rate=800) for row in range(2)]
+    same_inputs(processor.pad([{key: value[0] for key, value in row.items()} for row in rows]), taught)
+    inputs.pop("labels")
+    heard = processor.batch_decode(details(model, inputs, min_new_tokens=7).sequences)
+    assert [wave.shape for wave in heard] == [(sides, 7 * 16)] * 2
+    np.testing.assert_array_equal(
+        processor.decode(inputs["prompt_codes"][1]), processor.batch_decode(rows[1]["labels"])[0]
+    )
+
+
+@every_lm
+def test_recordings_of_another_rate_and_other_channels_are_converted(name):
+    _, processor = TINY_LM[name].pair()
+    mono, stereo = waves(160)[0], np.repeat(waves(160)[0], 2, axis=0)
+    expected = processor(TEXTS[0], audio=mono, sampling_rate=800)["prompt_codes"]
+    assert torch.equal(processor(TEXTS[0], audio=stereo, sampling_rate=800)["prompt_codes"], expected)
+    assert torch.equal(processor(TEXTS[0], audio=mono[0])["prompt_codes"], expected)
+    assert processor(TEXTS[0], audio=waves(1600)[0], sampling_rate=8000)["prompt_codes"].shape == expected.shape
+
+
+@every_lm
+def test_a_processor_refuses_what_does_not_fit(name):
+    model, processor = TINY_LM[name].pair()
+    count, size = processor.num_codebooks, processor.codebook_size
+    codes = torch.zeros(count, 5, dtype=torch.long)
+    for arguments, message in [
+        ({"text": []}, r"text must be a text, or a list of at least one; got \[\]"),
+        ({"text": [TEXTS[0], 3]}, "text must be a text"),
+        ({"text": TEXTS, "prompt_codes": [codes]}, "prompt_codes: 1 for 2 texts"),
+        ({"text": TEXTS[0], "target_codes": codes + size}, f"labels must lie in 0..{size - 1}"),
+        ({"text": TEXTS[0], "target_codes": codes[1:]}, f"with {count} codebooks"),
+        ({"text": TEXTS[0], "target_codes": codes.float()}, "labels must be integers"),
+        ({"text": TEXTS[0], "target_codes": codes, "target_audio": waves(80)[0]}, "audio or codes, not both"),
+        ({"text": TEXTS[0], "audio": waves(80)[0] * np.nan}, "NaN or infinite"),
+        ({"text": TEXTS[0], "audio": np.zeros((3, 80), np.float32)}, "has 3 channels"),
+        ({"text": TEXTS[0], "return_tensors": "np"}, "return_tensors must be 'pt'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            processor(**arguments)
+    with pytest.raises(ValueError, match=f"codes must lie in 0..{size - 1}"):
+        processor.batch_decode(codes[None] + size)
+    sides = processor.audio_channels or 1
+    for codec in (tiny_codec(count // sides - 1, size), tiny_codec(count // sides, size // 2)):
+        with pytest.raises(ValueError, match=f"the language model takes {count // sides} of {size}"):
+            processor.codec = codec
+
+
+@every_lm
+def test_without_a_codec_codes_still_train_it(name, tmp_path):
+    _, processor = TINY_LM[name].pair()
+    processor._codec = None
+    processor.save_pretrained(tmp_path / "one")
+    loaded = AutoProcessor.from_pretrained(tmp_path / "one")
+    loaded.save_pretrained(tmp_path / "two")
+    assert not list(tmp_path.glob("*/codec"))
+    codes = torch.zeros(processor.num_codebooks, 5, dtype=torch.long)
+    assert torch.equal(loaded(TEXTS[0], target_codes=codes)["labels"], codes[None])
+    with pytest.raises(ValueError, match="this processor has no codec"):
+        loaded(TEXTS[0], target_audio=waves(80)[0])
+
+
+@every_lm
+def test_weights_of_eight_bits(name, tmp_path):
+    case = TINY_LM[name]
+    model, small = model_of(name), case.model().to_int8()
+    inputs = case.batch(RAGGED)
+    torch.testing.assert_close(loss_of(small, inputs), loss_of(model, inputs), atol=0.02, rtol=0.02)
+    given, _ = case.prompts(inputs)
+    whole, rounded = (details(one, given, max_new_tokens=2, output_logits=True) for one in (model, small))
+    spread = whole.logits[0].std()
+    assert (rounded.logits[0] - whole.logits[0]).square().mean().sqrt() < 0.05 * spread
+    assert ((rounded.sequences == NO_CODE) | (rounded.sequences < model.config.codebook_size)).all()
+    with pytest.raises(ValueError, match="save the model before to_int8"):
+        small.save_pretrained(tmp_path)
 
 
 # --- what cannot be ------------------------------------------------------------------------------------------------

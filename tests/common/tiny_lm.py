@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from codec_lm_hf import MusicGenLMProcessor, ValleProcessor
 from codec_lm_hf.modeling import code_patterns
 from codec_lm_hf.modeling.lm_base import NO_CODE
 from codec_lm_hf.registry import family
+from tests.common.tiny import TINY
+from tests.common.tiny_text import tiny_text_encoder, tiny_tokenizer
+
+TEXTS = ["rain on a roof", "dogs"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class TinyLM:
         prompts: what `forward` takes to what `generate` takes, and the codes that it should give after overfitting.
         logits_of: model, what `generate` takes (one row) and the output that it gave, to the logits of its steps and
             those of one pass over everything, both in one order.
+        paired: this to the model and its processor, with all that goes with them: a codec that fits, and what reads
+            `TEXTS`.
         reproduced: codebooks that generation reproduces after overfitting; `None`: all.
         ends: rows end by themselves.
     """
@@ -33,6 +40,7 @@ class TinyLM:
     inputs: Callable[..., dict] = None
     prompts: Callable[[dict], tuple[dict, Tensor]] = None
     logits_of: Callable[..., Tensor] = None
+    paired: Callable[[TinyLM], tuple] = None
     reproduced: int | None = None
     ends: bool = True
 
@@ -46,6 +54,9 @@ class TinyLM:
     def model(self, **overrides):
         torch.manual_seed(0)
         return self.model_class(self.config(**overrides)).eval()
+
+    def pair(self) -> tuple:
+        return self.paired(self)
 
     def batch(self, lengths: list[int]) -> dict:
         return self.inputs(self.config(), lengths)
@@ -71,6 +82,12 @@ def rows(inputs: dict, row: int) -> dict:
             if name in alone:
                 alone[name] = alone[name][:, kept]
     return alone
+
+
+def tiny_codec(num_codebooks: int, codebook_size: int, sampling_rate: int = 800):
+    """A codec for a tiny language model, of 50 frames a second."""
+    fields = {"upsampling_ratios": (4, sampling_rate // 200), "sampling_rate": sampling_rate}
+    return TINY["encodec"].model(num_quantizers=num_codebooks, codebook_size=codebook_size, **fields)
 
 
 # --- VALL-E --------------------------------------------------------------------------------------------------------
@@ -119,11 +136,20 @@ def _valle_logits(model, given: dict, found) -> tuple[Tensor, Tensor]:
     return steps[:, :count], logits[:, first : first + count]
 
 
+def _valle_pair(case: TinyLM) -> tuple:
+    symbols = ValleProcessor.symbols_of(TEXTS)
+    model = case.model(vocab_size=len(symbols))
+    processor = ValleProcessor(symbols, num_codebooks=3, codebook_size=20)
+    processor.codec = tiny_codec(3, 20)
+    return model, processor
+
+
 def _valle(**fields) -> TinyLM:
     # In modes 2 and 4 the second transformer is trained on whole utterances after a prompt; here it gets the rest of
     # one after its beginning.
     reproduced = 1 if fields["prefix_mode"] in (2, 4) else None
-    return TinyLM("valle", {**_VALLE, **fields}, _valle_inputs, _valle_prompts, _valle_logits, reproduced)
+    functions = (_valle_inputs, _valle_prompts, _valle_logits, _valle_pair)
+    return TinyLM("valle", {**_VALLE, **fields}, *functions, reproduced)
 
 
 # --- MusicGen, AudioGen --------------------------------------------------------------------------------------------
@@ -180,8 +206,17 @@ def _musicgen_logits(model, given: dict, found) -> tuple[Tensor, Tensor]:
     return pattern.revert_logits(steps)[0][:, :, _PROMPT:], whole[:, :, _PROMPT:]
 
 
+def _musicgen_pair(case: TinyLM) -> tuple:
+    model = case.model(text_encoder_name=None)
+    model.text_encoder = tiny_text_encoder(model.config.text_hidden_size)
+    processor = MusicGenLMProcessor.from_config(model.config)
+    processor.tokenizer = tiny_tokenizer()
+    processor.codec = tiny_codec(4, 20)
+    return model, processor
+
+
 def _musicgen(name: str = "musicgen", **fields) -> TinyLM:
-    functions = (_musicgen_inputs, _musicgen_prompts, _musicgen_logits)
+    functions = (_musicgen_inputs, _musicgen_prompts, _musicgen_logits, _musicgen_pair)
     return TinyLM(name, {**_MUSICGEN, **fields}, *functions, ends=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from huggingface_hub import ModelCard
 from codec_lm_hf.hub import STUB, build_model_card
 from codec_lm_hf.registry import family
 from tests.common.tiny import TINY
+from tests.common.tiny_lm import TEXTS, TINY_LM
 from tests.hub.conftest import Client
 from tests.hub.hub_server import Cut
 
@@ -204,6 +206,44 @@ def test_a_loaded_codec_knows_its_commit(hub, saved, pushed, new_client):
     found = new_client().run(code, "alice/encodec", pinned, saved["encodec"])
     newest = ["alice/encodec", repo.sha("main")]
     assert found == [newest, newest, ["alice/encodec", pinned], [str(saved["encodec"]), None]]
+
+
+def test_language_models_go_with_their_processors(hub, new_client, tmp_path):
+    """And these with their codecs, and what reads texts: nothing of them is left behind on the machine that pushed."""
+    given = {"text": TEXTS, "audio": [[0.1, -0.1] * 80, [0.2, 0.0] * 60], "sampling_rate": 800}
+    expected, rows = {}, []
+    for name, case in TINY_LM.items():
+        for part in case.pair():
+            part.save_pretrained(tmp_path / name)
+        rows.append((str(tmp_path / name), f"alice/{name}-lm"))
+        model, processor = case.pair()
+        codes = model.generate(**processor(**given), do_sample=False, max_new_tokens=5)
+        expected[rows[-1][1]] = codes.tolist(), [wave.shape for wave in processor.batch_decode(codes)]
+    push = """
+        import codec_lm_hf
+        from transformers import AutoModelForTextToWaveform, AutoProcessor
+        for directory, repo in json.loads(argv[0]):
+            for auto in (AutoModelForTextToWaveform, AutoProcessor):
+                auto.from_pretrained(directory).push_to_hub(repo)
+        print("null")
+    """
+    load = """
+        from transformers import AutoModelForTextToWaveform, AutoProcessor
+        found = {}
+        for repo in argv[1:]:
+            model = AutoModelForTextToWaveform.from_pretrained(repo, trust_remote_code=True)
+            processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+            inputs = processor(**json.loads(argv[0]))
+            codes = model.generate(**inputs, do_sample=False, max_new_tokens=5)
+            found[repo] = codes.tolist(), [wave.shape for wave in processor.batch_decode(codes)]
+        print(json.dumps(found))
+    """
+    new_client().run(push, json.dumps(rows))
+    for _, repo in rows:
+        assert "codec/model.safetensors" in hub.model(repo).files()
+    for directory, _ in rows:
+        shutil.rmtree(directory)
+    assert new_client().run(load, json.dumps(given), *expected) == json.loads(json.dumps(expected))
 
 
 def test_discriminator_goes_the_same_way(hub, new_client, tmp_path):

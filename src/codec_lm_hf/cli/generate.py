@@ -9,13 +9,16 @@ import typer
 
 
 def generate(
-    text: Annotated[str, typer.Option(help="What is to be said.")],
+    text: Annotated[str, typer.Option(help="What is to be said, or what the music or sound is like.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file, or - for standard output.")],
     model: Annotated[
         str | None, typer.Option(help="Directory or repository id of a language model with its processor.")
     ] = None,
-    prompt: Annotated[Path | None, typer.Option(help="Recording of the voice.")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="Recording of the voice, or of the music that is gone on from.")
+    ] = None,
     prompt_text: Annotated[str | None, typer.Option(help="What the prompt says; nothing by default.")] = None,
+    melody: Annotated[Path | None, typer.Option(help="Recording whose melody is followed.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same codes.")] = 0,
     temperature: Annotated[float | None, typer.Option(help="The model's own by default; 0: no chance.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among so many codes.")] = None,
@@ -24,10 +27,12 @@ def generate(
         float | None, typer.Option(help="Break off after this; the model's limit by default.")
     ] = None,
 ) -> None:
-    """Speak a text, in the voice of a prompt.
+    """Speak a text, in the voice of a prompt; or play what a text describes, perhaps along a melody.
 
     Example: codec-lm generate --model valle --text hi --prompt me.wav -o hi.wav
     """
+    import inspect
+
     import transformers
 
     from ..processing.audio import load_audio
@@ -44,10 +49,13 @@ def generate(
     processor = transformers.AutoProcessor.from_pretrained(model)
     lm = transformers.AutoModelForTextToWaveform.from_pretrained(model).eval()
     config = processor.codec.config
-    given: dict = {}
-    if prompt is not None:
-        audio, rate = load_audio(prompt, config.sampling_rate, config.audio_channels)
-        given = {"audio": audio, "sampling_rate": rate, "prompt_text": prompt_text}
+    given = {"audio": prompt, "prompt_text": prompt_text, "melody": melody}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() - inspect.signature(type(processor).__call__).parameters.keys():
+        option = "prompt" if name == "audio" else name.replace("_", "-")
+        raise ValueError(f"{model} takes no --{option}: {type(processor).__name__} has no use for it.")
+    for name in given.keys() & {"audio", "melody"}:
+        given[name], _ = load_audio(given[name], config.sampling_rate)
     options: dict = {"top_k": top_k, "top_p": top_p, "temperature": temperature or None}
     if temperature == 0:
         options["do_sample"] = False
@@ -59,4 +67,4 @@ def generate(
     if not waves[0].shape[1]:
         raise ValueError("the model ended at once: there is nothing to write. Try another --seed.")
     with output_file(output) as file:
-        write_audio(file, waves, config.sampling_rate, config.audio_channels, output.suffix or ".wav")
+        write_audio(file, waves, config.sampling_rate, len(waves[0]), output.suffix or ".wav")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from ..registry import FAMILIES, family
 from .codec_base import CodecPreTrainedModel
 
 # model_type of transformers' own codecs -> the family here that reads their checkpoints.
 NATIVE = {"encodec": "encodec", "dac": "dac"}
+# model_type of transformers' own language models -> their part that is a codec.
+CODEC_WITHIN = {"musicgen": "audio_encoder", "musicgen_melody": "audio_encoder"}
 
 
 class AutoCodecModel:
@@ -25,7 +28,8 @@ class AutoCodecModel:
         """Load a codec from the Hub or a directory.
 
         Args:
-            name_or_path: repository id or directory.
+            name_or_path: repository id or directory; also of transformers' own language models that hold a codec
+                (`facebook/musicgen-small`).
             **kwargs: as in `AutoModel.from_pretrained`.
 
         Raises:
@@ -33,6 +37,9 @@ class AutoCodecModel:
         """
         hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
         config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
+        part = CODEC_WITHIN.get(config_dict.get("model_type"))
+        if part is not None:
+            config_dict = config_dict[part]
         model_type = config_dict.get("model_type")
         known = {row.load("config").model_type: row for row in FAMILIES if row.kind == "codec"}
         known |= {native: family(name) for native, name in NATIVE.items()}
@@ -41,4 +48,37 @@ class AutoCodecModel:
                 f"{name_or_path} has model_type {model_type!r}, which is no codec of this package; known: "
                 f"{', '.join(sorted(known))}."
             )
-        return known[model_type].load("model").from_pretrained(name_or_path, **kwargs)
+        row = known[model_type]
+        if part is None:
+            return row.load("model").from_pretrained(name_or_path, **kwargs)
+        return load_part(row.load("model"), name_or_path, part, row.load("config").from_dict(config_dict), **kwargs)
+
+
+def load_part(
+    model_class: type[PreTrainedModel], name_or_path: str | os.PathLike, part: str, config: PreTrainedConfig, **kwargs
+) -> PreTrainedModel:
+    """A model whose weights are among those of a larger one.
+
+    Args:
+        model_class: of the part.
+        name_or_path: repository id or directory of the larger model.
+        part: what the names of its weights begin with there.
+        config: of the part.
+        **kwargs: as in `from_pretrained`.
+
+    Raises:
+        ValueError: weights of the part are not there.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # of all the weights of the other parts
+    try:
+        model, info = model_class.from_pretrained(
+            name_or_path, config=config, key_mapping={rf"^{part}\.": ""}, output_loading_info=True, **kwargs
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["missing_keys"]:
+        raise ValueError(f"{name_or_path} has no weights {part}.{sorted(info['missing_keys'])[0]}; is it complete?")
+    # Or transformers would give weights their old names when it saves the part, which is a model of its own now.
+    model._weight_conversions = None
+    return model

@@ -56,10 +56,6 @@ class DacCodecModel(CodecPreTrainedModel):
         kwargs["key_mapping"] = {**NATIVE_KEYS, **(kwargs.get("key_mapping") or {})}
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; weights are written under this class's names, wherever they came from."""
-        return super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
-
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
         return self.encoder(self.whole_frames(audio, time), time)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from ..configuration.lm_base import CodecLMConfig
 from ..hub import HubModelMixin
 from .layers.adaptive_norm import AdaptiveLayerNorm
 from .layers.chroma import ChromaExtractor
+from .layers.int8_linear import Int8Linear, to_int8
 from .layers.positions import ScaledPositions
 from .layers.stft import HannWindow
 
@@ -164,6 +166,29 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     def can_generate(cls) -> bool:
         """They all do; transformers looks for its mixin among the direct bases only."""
         return True
+
+    @torch.no_grad()
+    def to_int8(self) -> CodecLMPreTrainedModel:
+        """Round the weights of all linear layers to eight bits, in place: for inference on a CPU.
+
+        There a step of generation takes as long as reading the weights does, if there are few rows. Such a model is
+        made anew after loading: it is neither trained nor saved. See `benchmarks/README.md` for the gain and the loss.
+
+        Returns:
+            The model.
+        """
+        to_int8(self)
+        return self.eval().requires_grad_(False)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As in transformers.
+
+        Raises:
+            ValueError: after `to_int8`.
+        """
+        if any(isinstance(part, Int8Linear) for part in self.modules()):
+            raise ValueError("weights of eight bits are not saved: save the model before to_int8().")
+        return super().save_pretrained(save_directory, **kwargs)
 
     def resize_codebooks(self, num_codebooks: int | None = None, codebook_size: int | None = None) -> None:
         """Make the model one for another codec, as `resize_token_embeddings` does for another tokenizer.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import AutoConfig, Cache, PreTrainedModel, T5EncoderModel
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import ModelOutput
+from transformers.utils import CONFIG_NAME, ModelOutput
 
-from ..configuration.musicgen import MusicGenLMConfig
+from ..configuration.musicgen import NATIVE_TYPES, MusicGenLMConfig
+from ..hub import Home
 from . import code_patterns
-from .generation import FrameFeed, ends_of_rows, frames_after, generates, new_cache, step_mask
-from .layers.attention import segment_mask
+from .auto import load_part
+from .generation import FrameFeed, ends_of_rows, frames_after, generates, step_mask
+from .layers.attention import read_separate_projections, segment_mask
+from .layers.cache import new_cache
 from .layers.chroma import ChromaExtractor
 from .layers.positions import sinusoidal_positions
 from .layers.transformer import Transformer
@@ -27,6 +32,24 @@ from .lm_base import (
     check_ends,
     cross_entropy_sum,
 )
+
+# Names of weights in transformers' own MusicGen checkpoints -> ours. None of them is found in ours.
+NATIVE_KEYS = {
+    r"^decoder\.model\.decoder\.embed_tokens\.": "embeddings.",
+    r"^decoder\.model\.decoder\.layer_norm\.": "transformer.norm.",
+    r"^decoder\.model\.decoder\.layers\.": "transformer.layers.",
+    r"^decoder\.lm_heads\.": "heads.",
+    r"^enc_to_dec_proj\.": "text_projection.",
+    r"^audio_enc_to_dec_proj\.": "chroma_projection.",
+    r"\.self_attn\.": ".attention.",
+    r"\.encoder_attn\.": ".cross_attention.",
+    r"\.self_attn_layer_norm\.": ".attention_norm.",
+    r"\.encoder_attn_layer_norm\.": ".cross_attention_norm.",
+    r"\.final_layer_norm\.": ".feedforward_norm.",
+    r"\.fc1\.": ".feedforward_in.",
+    r"\.fc2\.": ".feedforward_out.",
+}
+_TEXT_ENCODER = "text_encoder"
 
 
 @dataclass
@@ -103,11 +126,14 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
     config: MusicGenLMConfig
     config_class = MusicGenLMConfig
     _supports_guidance = True
+    # Of native checkpoints, which hold the T5 and the codec; older ones their positions too.
+    _keys_to_ignore_on_load_unexpected = {r"^text_encoder\.", r"^audio_encoder\.", r"embed_positions\.weights$"}
 
     def __init__(self, config: MusicGenLMConfig) -> None:
         super().__init__(config)
         size, dim = config.codebook_size, config.hidden_size
         self._text_encoder: list[nn.Module] = []  # in a list, so that it is neither saved nor trained
+        self._home: Home | None = None  # what the model was loaded from, for a T5 that lies beside it
         self.embeddings = nn.ModuleList([nn.Embedding(size + 1, dim) for _ in range(config.num_codebooks)])
         self.text_projection = nn.Linear(config.text_hidden_size, dim)
         self.chroma = self.chroma_projection = None
@@ -130,13 +156,39 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         self.post_init()
         self.generation_config.update(do_sample=True, top_k=250, guidance_scale=config.guidance_scale)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; also reads its own MusicGen checkpoints, with the T5 in them."""
+        read_separate_projections(cls.config_class.model_type)
+        kwargs["key_mapping"] = {**NATIVE_KEYS, **(kwargs.get("key_mapping") or {})}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if pretrained_model_name_or_path is not None:
+            model._home = Home.of(pretrained_model_name_or_path, kwargs)
+            if model._native_config() is not None:
+                # Here these follow from the configuration.
+                names = ("max_length", "pad_token_id", "bos_token_id", "decoder_start_token_id")
+                model.generation_config.update(**dict.fromkeys(names))
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As in transformers; a T5 without a repository of its own goes into the folder `text_encoder`."""
+        written = super().save_pretrained(save_directory, **kwargs)
+        mine = self.config.text_encoder_name is None and kwargs.get("is_main_process", True)
+        if mine and (self._text_encoder or self._text_encoder_lies_beside()):
+            self.text_encoder.save_pretrained(Path(save_directory, _TEXT_ENCODER))
+        return written
+
     @property
     def text_encoder(self) -> nn.Module:
-        if not self._text_encoder:
-            from transformers import T5EncoderModel
+        """The T5, on the model's device.
 
-            self.text_encoder = T5EncoderModel.from_pretrained(self.config.text_encoder_name).to(self.device)
-        return self._text_encoder[0]
+        Raises:
+            ValueError: there is none.
+        """
+        if not self._text_encoder:
+            self.text_encoder = self._load_text_encoder()
+        return self._text_encoder[0].to(self.device)
 
     @text_encoder.setter
     def text_encoder(self, encoder: nn.Module) -> None:
@@ -145,6 +197,39 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
                 f"the text encoder is {encoder.config.d_model} wide; the model takes {self.config.text_hidden_size}."
             )
         self._text_encoder[:] = [encoder.eval().requires_grad_(False)]
+
+    def __setattr__(self, name: str, value) -> None:
+        if name == "text_encoder":
+            # Past torch, which would make it a part of the model.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _load_text_encoder(self) -> PreTrainedModel:
+        config = self.config
+        if config.text_encoder_name is not None:
+            home = Home.of(config.text_encoder_name, {"revision": config.text_encoder_revision})
+            return home.load(T5EncoderModel)
+        if not self._text_encoder_lies_beside():
+            raise ValueError(
+                "this model has no text encoder: give its configuration a text_encoder_name, assign a T5EncoderModel "
+                "to `text_encoder`, or give encoder_hidden_states in place of input_ids."
+            )
+        native = self._native_config()
+        if native is None:
+            return self._home.inside(_TEXT_ENCODER).load(T5EncoderModel)
+        config = AutoConfig.for_model(**native[_TEXT_ENCODER])
+        return load_part(T5EncoderModel, self._home.name, _TEXT_ENCODER, config, **self._home.access)
+
+    def _text_encoder_lies_beside(self) -> bool:
+        if self._home is None:
+            return False
+        return self._native_config() is not None or self._home.inside(_TEXT_ENCODER).has(CONFIG_NAME)
+
+    def _native_config(self) -> dict | None:
+        """The configuration of the checkpoint that the model was loaded from, if it is one of transformers' own."""
+        found = self._home.config()
+        return found if found.get("model_type") in NATIVE_TYPES else None
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -155,6 +240,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         labels: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         melody_values: Tensor | None = None,
+        melody_mask: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> MusicGenLMOutput:
@@ -166,6 +252,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             labels: `(batch, codebooks, frames)` codes to predict, -100 after a row's end.
             encoder_hidden_states: `(batch, symbols, text_hidden_size)`, in place of `input_ids`.
             melody_values: `(batch, 1, samples)`, for models that take a melody; none, or silence: no melody.
+            melody_mask: `(batch, samples)`, 0 on padding, which stands at the end, and on all of a row without melody.
+                By default padding is silence, as in the original, which is repeated like the melody.
             return_dict: `False` returns a plain tuple.
             **kwargs: `num_items_in_batch` of `transformers.Trainer`: codes of the whole step, padding left out.
 
@@ -179,7 +267,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         check_ends("labels", labels)
         states, mask = self._read(input_ids, attention_mask, encoder_hidden_states, len(labels))
         dropped = torch.rand(len(labels), device=labels.device) < (config.condition_dropout if self.training else 0)
-        condition = self._condition(states, mask, melody_values, dropped)
+        melody = self._read_melody(melody_values, melody_mask, len(labels))
+        condition = self._condition(states, mask, melody, dropped)
         pattern = code_patterns.delay(labels.shape[-1], config.delays)
         known = labels.where(labels != NO_CODE, config.special_id)
         sequence = pattern.build(known, config.special_id, only_valid=config.original_loss)
@@ -204,6 +293,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         prompt_codes: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         melody_values: Tensor | None = None,
+        melody_mask: Tensor | None = None,
         window: int | None = None,
         stride: int | None = None,
         joint_padding: bool = True,
@@ -213,7 +303,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         """Play.
 
         Args:
-            input_ids, attention_mask, encoder_hidden_states, melody_values: see `forward`.
+            input_ids, attention_mask, encoder_hidden_states, melody_values, melody_mask: see `forward`.
             prompt_codes: `(batch, codebooks, frames)` to go on from, -100 after a row's end.
             window: frames of a window, for longer music than that; those of `max_duration` by default.
             stride: frames from window to window; those of `extend_stride` by default. Each window goes on from the
@@ -240,6 +330,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         if not 0 < stride <= window:
             raise ValueError(f"stride must be in 1..{window}, the window; got {stride}.")
         states, mask = self._read(input_ids, attention_mask, encoder_hidden_states, None)
+        melodies = self._read_melody(melody_values, melody_mask, len(states))
         prompt = states.new_empty((len(states), config.num_codebooks, 0)).long()
         if prompt_codes is not None:
             check_codes("prompt_codes", prompt_codes, config.codebook_size, config.num_codebooks)
@@ -260,9 +351,9 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
                 break
             if (codes[..., start:end] != TO_GENERATE).all():
                 continue
-            melody = melody_values
+            melody = melodies
             if melody is not None and total > window:
-                melody = self._melody_from(melody, start, window)
+                melody = [self._melody_from(row, start, window) for row in melody]
             pattern = code_patterns.delay(end - start, config.delays)
             sequence = pattern.build(codes[..., start:end], config.special_id)
             state = self._begin(states, mask, melody, joint_padding, decoding, pattern.length)
@@ -288,7 +379,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         return CodecLMGenerateOutput(found, found[:, 0] != NO_CODE, stopped, steps("scores"), steps("logits"))
 
     def _begin(
-        self, states: Tensor, mask: Tensor, melody: Tensor | None, joint: bool, decoding: Decoding, steps: int
+        self, states: Tensor, mask: Tensor, melody: list[Tensor] | None, joint: bool, decoding: Decoding, steps: int
     ) -> _Playing:
         """The state before the first of so many steps of a window."""
         nobody = torch.zeros(len(states), dtype=torch.bool, device=states.device)
@@ -373,7 +464,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         return states, mask.bool()
 
     def _condition(
-        self, states: Tensor, mask: Tensor, melody: Tensor | None, dropped: Tensor, hide: bool = False
+        self, states: Tensor, mask: Tensor, melody: list[Tensor] | None, dropped: Tensor, hide: bool = False
     ) -> Condition:
         """What rows are played under. `dropped` ones go without; `hide`: their text then has one place."""
         counts = mask & ~dropped[:, None]
@@ -385,8 +476,6 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             first = torch.arange(valid.shape[1], device=valid.device) == 0
             valid = torch.where((dropped[:, None] if hide else ~valid.any(1, keepdim=True)), first, valid)
         if self.config.text_condition == "cross_attention":
-            if melody is not None:
-                raise ValueError("this model takes no melody: its num_chroma is 0.")
             return Condition(memory=text, memory_valid=valid)
         if not self.config.num_chroma:
             return Condition(prefix=text, prefix_valid=valid)
@@ -397,23 +486,39 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
 
     def melody_features(self, melody_values: Tensor) -> Tensor:
         """Melodies `(batch, 1, samples)` to one-hot pitch classes `(batch, chroma_frames, num_chroma)`."""
-        if melody_values.ndim != 3 or melody_values.shape[1] != 1 or not melody_values.shape[-1]:
-            raise ValueError(f"melody_values must have shape (batch, 1, samples), got {tuple(melody_values.shape)}.")
         features, frames = self.chroma(melody_values[:, 0]), self.config.chroma_frames
         return features.repeat(1, -(-frames // features.shape[1]), 1)[:, :frames]
 
-    def _tune(self, melody: Tensor | None, dropped: Tensor) -> Tensor:
+    def _read_melody(self, values: Tensor | None, mask: Tensor | None, batch: int) -> list[Tensor] | None:
+        """The melody of each row `(1, samples)`, no samples where there is none."""
+        if values is None:
+            return None
+        if not self.config.num_chroma:
+            raise ValueError("this model takes no melody: its num_chroma is 0.")
+        if values.ndim != 3 or values.shape[1] != 1 or not values.shape[-1]:
+            raise ValueError(f"melody_values must have shape (batch, 1, samples), got {tuple(values.shape)}.")
+        if len(values) != batch or (mask is not None and mask.shape != values[:, 0].shape):
+            shape = None if mask is None else tuple(mask.shape)
+            raise ValueError(
+                f"melody_values has shape {tuple(values.shape)}, melody_mask {shape}, for {batch} rows; they must fit."
+            )
+        if mask is None:
+            return list(values)
+        return [row[:, :length] for row, length in zip(values, mask.bool().sum(-1).tolist(), strict=True)]
+
+    def _tune(self, melody: list[Tensor] | None, dropped: Tensor) -> Tensor:
         # No melody is silence, which is the first pitch class throughout.
-        silence = torch.zeros(len(dropped), 1, 1, device=dropped.device)
-        features = self.melody_features(silence if melody is None else melody)
+        silence = self.melody_features(torch.zeros(1, 1, 1, device=dropped.device))
+        features = silence.expand(len(dropped), -1, -1)
         if melody is not None:
-            if len(melody) != len(dropped):
-                raise ValueError(f"melody_values has {len(melody)} rows, the text {len(dropped)}; give one for each.")
-            features = torch.where(dropped[:, None, None], self.melody_features(silence), features)
+            rows = [self.melody_features(row[None]) if row.shape[-1] else silence for row in melody]
+            features = torch.where(dropped[:, None, None], silence, torch.cat(rows))
         return self.chroma_projection(features.to(self.dtype))
 
     def _melody_from(self, melody: Tensor, start: int, frames: int) -> Tensor:
-        """A window of the melody, which is read in a circle."""
+        """A window of a melody `(1, samples)`, which is read in a circle."""
+        if not melody.shape[-1]:
+            return melody
         per_frame = self.config.sampling_rate / self.config.frame_rate
         samples = torch.arange(int(frames * per_frame), device=melody.device)
         return melody[..., (samples + int(start * per_frame)) % melody.shape[-1]]

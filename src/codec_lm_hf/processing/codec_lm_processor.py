@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
+from transformers.utils import CONFIG_NAME
 
-from ..hub import RemoteStubMixin
+from ..configuration.codec_base import CodecConfig
+from ..hub import Home, RemoteStubMixin
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.lm_base import NO_CODE, check_codes, check_ends
@@ -30,6 +32,8 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         codec_revision: of the repository.
         num_codebooks: codes per frame that the model takes; the codec may have more.
         codebook_size: entries per codebook.
+        audio_channels: of the model's audio; the codec's own by default. Where it is 2 and the codec's is 1, the codec
+            works on each side, and codebooks alternate between left and right.
     """
 
     # A pipeline of transformers asks its tokenizer, which a processor is there (`codec_lm_hf.register`), what to pad
@@ -42,14 +46,16 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         codec_revision: str | None = None,
         num_codebooks: int = 8,
         codebook_size: int = 1024,
+        audio_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.codec_name = codec_name
         self.codec_revision = codec_revision
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
+        self.audio_channels = audio_channels
         self._codec: CodecPreTrainedModel | None = None
-        self._home: str | None = None
+        self._home: Home | None = None
 
     @property
     def codec(self) -> CodecPreTrainedModel:
@@ -59,7 +65,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             ValueError: there is none, or its codes are not the model's.
         """
         if self._codec is None:
-            if self.codec_name is None and self._home is None:
+            if self.codec_name is None and not self._codec_lies_beside():
                 raise ValueError(
                     "this processor has no codec: make it with codec_name=..., or assign one to its `codec`. Codes "
                     "made before need none."
@@ -67,17 +73,23 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             if self.codec_name is not None:
                 self.codec = AutoCodecModel.from_pretrained(self.codec_name, revision=self.codec_revision)
             else:
-                self.codec = AutoCodecModel.from_pretrained(self._home, subfolder=_SUBFOLDER)
+                self.codec = self._codec_home.load(AutoCodecModel)
         return self._codec
 
     @codec.setter
     def codec(self, codec: CodecPreTrainedModel) -> None:
-        theirs = codec.config
-        if theirs.num_codebooks < self.num_codebooks or theirs.codebook_size != self.codebook_size:
+        theirs, name = codec.config, codec.name_or_path or type(codec).__name__
+        if self._channels(theirs) % theirs.audio_channels:
             raise ValueError(
-                f"the codec {codec.name_or_path or type(codec).__name__} has {theirs.num_codebooks} codebooks of "
-                f"{theirs.codebook_size} entries; the language model takes {self.num_codebooks} of "
-                f"{self.codebook_size}. Choose a codec whose codebooks fit, or train the model for this one."
+                f"the codec {name} has {theirs.audio_channels} channels; the language model's audio has "
+                f"{self.audio_channels}. Choose a codec for as many, or for each of them."
+            )
+        count = self.num_codebooks // self._sides(theirs)
+        if theirs.num_codebooks < count or theirs.codebook_size != self.codebook_size:
+            raise ValueError(
+                f"the codec {name} has {theirs.num_codebooks} codebooks of {theirs.codebook_size} entries; the "
+                f"language model takes {count} of {self.codebook_size}. Choose a codec whose codebooks fit, or train "
+                "the model for this one."
             )
         self._codec = codec.eval()
 
@@ -85,28 +97,48 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
     def feature_extractor(self) -> CodecFeatureExtractor:
         """Of the codec. A pipeline of transformers reads the rate of the audio off it."""
         config = self.codec.config
-        return CodecFeatureExtractor(config.audio_channels, config.sampling_rate)
+        return CodecFeatureExtractor(self._channels(config), config.sampling_rate)
+
+    def _channels(self, codec: CodecConfig) -> int:
+        return codec.audio_channels if self.audio_channels is None else self.audio_channels
+
+    def _sides(self, codec: CodecConfig) -> int:
+        """Signals that the codec works on one by one."""
+        return self._channels(codec) // codec.audio_channels
+
+    def sides_of(self, codes: Tensor) -> Tensor:
+        """Codes `(codebooks, frames)` of a row as those `(signals, codebooks, frames)` that the codec works on."""
+        return codes.unflatten(0, (-1, self._sides(self.codec.config))).transpose(0, 1)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         processor = loaded[0] if isinstance(loaded, tuple) else loaded
-        processor._home = str(pretrained_model_name_or_path)
+        processor._home = Home.of(pretrained_model_name_or_path, kwargs)
         return loaded
+
+    @property
+    def _codec_home(self) -> Home:
+        """Where the codec is that has no repository of its own."""
+        return self._home.inside(_SUBFOLDER)
+
+    def _codec_lies_beside(self) -> bool:
+        return self._home is not None and self._codec_home.has(CONFIG_NAME)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Write the processor; a codec without a repository of its own goes beside it, into the folder `codec`."""
         written = super().save_pretrained(save_directory, **kwargs)
-        if self.codec_name is None and (self._codec is not None or self._home is not None):
+        if self.codec_name is None and (self._codec is not None or self._codec_lies_beside()):
             self.codec.save_pretrained(Path(save_directory, _SUBFOLDER))
         return written
 
     def to_dict(self) -> dict:
-        codec, self._codec = self._codec, None  # which would be copied
+        # What is held would be copied.
+        held = {name: self.__dict__.pop(name) for name in list(self.__dict__) if name.startswith("_")}
         try:
             return super().to_dict()
         finally:
-            self._codec = codec
+            self.__dict__.update(held)
 
     @torch.no_grad()
     def encode(self, audio, sampling_rate: int | None = None) -> list[Tensor]:
@@ -116,12 +148,19 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             audio: one recording or a list of them, `(samples,)` or `(channels, samples)`, floats in [-1, 1].
             sampling_rate: Hz of `audio`, converted where the codec has another one.
         """
-        inputs = self.feature_extractor(audio, sampling_rate=sampling_rate, resample=True, return_tensors="pt")
-        inputs = {name: value.to(self.codec.device) for name, value in inputs.items()}
-        found = self.codec.encode(**inputs, num_quantizers=self.num_codebooks)
+        inputs = self.feature_extractor(
+            audio, sampling_rate=sampling_rate, resample=True, remix=True, return_tensors="pt"
+        )
+        inputs, sides = inputs.to(self.codec.device), self._sides(self.codec.config)
+        found = self.codec.encode(
+            inputs["input_values"].unflatten(1, (sides, -1)).flatten(0, 1),
+            inputs["padding_mask"].repeat_interleave(sides, dim=0),
+            num_quantizers=self.num_codebooks // sides,
+        )
+        found_codes = found.audio_codes.unflatten(0, (-1, sides)).transpose(1, 2).flatten(1, 2).cpu()
         if found.codes_mask is None:
-            return list(found.audio_codes.cpu())
-        return [codes[:, mask].cpu() for codes, mask in zip(found.audio_codes, found.codes_mask, strict=True)]
+            return list(found_codes)
+        return [codes[:, mask] for codes, mask in zip(found_codes, found.codes_mask[::sides].cpu(), strict=True)]
 
     @torch.no_grad()
     def batch_decode(self, codes: Tensor) -> list[Tensor]:
@@ -138,13 +177,15 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         else:
             check_codes("codes", codes, self.codebook_size, self.num_codebooks, exact=False)
             lengths = check_ends("codes", codes).tolist()
-        waves = []
+        config, waves = self.codec.config, []
+        if codes.shape[1] % self._sides(config):
+            raise ValueError(f"codes of stereo have as many codebooks for each side; got {codes.shape[1]} altogether.")
         for row, length in zip(codes, lengths, strict=True):
             if length == 0:
-                waves.append(torch.zeros(self.codec.config.audio_channels, 0))
+                waves.append(torch.zeros(self._channels(config), 0))
                 continue
-            decoded = self.codec.decode(row[None, :, :length].to(self.codec.device)).audio_values
-            waves.append(decoded[0].float().cpu())
+            decoded = self.codec.decode(self.sides_of(row[:, :length]).to(self.codec.device)).audio_values
+            waves.append(decoded.flatten(0, 1).float().cpu())
         return waves
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -152,11 +193,12 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         return self.batch_decode(codes if codes.ndim == 3 else codes[None])[0]
 
     def pad(self, features: Sequence[dict]) -> BatchFeature:
-        """A batch of rows, `data_collator` of a `Trainer`: texts padded by 0, codes by -100.
+        """A batch of rows, `data_collator` of a `Trainer`: codes padded by -100, anything else by 0.
 
         Args:
-            features: rows of `input_ids` `(symbols,)`, and perhaps of `labels` and `prompt_codes`
-                `(codebooks, frames)` and `prompt_text_lengths` (a number).
+            features: rows of `input_ids` `(symbols,)`, and perhaps of their `attention_mask`, of `labels` and
+                `prompt_codes` `(codebooks, frames)`, and what else the family's model takes: numbers, or tensors that
+                are padded at the end of their last axis.
         """
         batch: dict[str, Tensor] = {}
         for name in features[0]:
@@ -168,10 +210,20 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
                 for row in rows
             ]
             batch[name] = torch.stack(padded)
-            if name == "input_ids":
+            if name == "input_ids" and "attention_mask" not in features[0]:
                 lengths = torch.tensor([len(row) for row in rows])
                 batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
         return BatchFeature(batch)
+
+    @staticmethod
+    def _rows_of_texts(text, without: bool = False) -> list[str]:
+        """One text or several, as a list of them; `without`: `None` is one too, an empty one."""
+        texts = [text] if text is None or isinstance(text, str) else list(text)
+        if without:
+            texts = ["" if one is None else one for one in texts]
+        if not texts or not all(isinstance(one, str) for one in texts):
+            raise ValueError(f"text must be a text, or a list of at least one; got {text!r}.")
+        return texts
 
     def _rows_of_codes(self, name: str, audio, codes, sampling_rate: int | None, rows: int) -> list[Tensor]:
         """What was given as audio or as codes, as codes, one for each row."""

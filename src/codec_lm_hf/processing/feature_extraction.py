@@ -40,6 +40,7 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
         resample: bool = False,
+        remix: bool = False,
         **kwargs,
     ) -> BatchFeature:
         """Make model inputs.
@@ -50,10 +51,11 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
             padding, truncation, max_length (samples), pad_to_multiple_of (samples), return_tensors: as everywhere in
                 transformers.
             resample: convert from `sampling_rate` to the codec's rate instead of refusing another rate.
+            remix: average two channels, or repeat one, instead of refusing another number than the codec's.
 
         Raises:
-            ValueError: no samples, NaN or infinite samples, 16-bit integers, more channels than the codec has, or
-                another rate than the codec's without `resample=True`.
+            ValueError: no samples, NaN or infinite samples, 16-bit integers, other channels than the codec's without
+                `remix=True`, more than two of them, or another rate than the codec's without `resample=True`.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         if rate <= 0:
@@ -63,9 +65,9 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
                 f"sampling_rate={rate} Hz, but this codec works at {self.sampling_rate} Hz; pass resample=True, or "
                 "resample the audio first (soxr.resample)."
             )
-        recordings = [self._check(audio, place) for place, audio in enumerate(_as_list(raw_audio))]
-        if rate != self.sampling_rate:
-            recordings = [to_format(audio, rate, self.sampling_rate, None)[0] for audio in recordings]
+        recordings = [self._check(audio, place, remix) for place, audio in enumerate(as_list(raw_audio))]
+        # What this changes, it was asked to change: anything else was refused.
+        recordings = [to_format(audio, rate, self.sampling_rate, self.feature_size)[0] for audio in recordings]
         # `pad` works on (samples,) or (samples, channels).
         columns = [audio[0] if self.feature_size == 1 else audio.T for audio in recordings]
         batch = self.pad(
@@ -87,7 +89,7 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
         ours = type(self) is CodecFeatureExtractor
         return dict.fromkeys(("AutoFeatureExtractor", "AutoProcessor"), "CodecFeatureExtractor") if ours else {}
 
-    def _check(self, audio, place: int) -> np.ndarray:
+    def _check(self, audio, place: int, remix: bool) -> np.ndarray:
         """One recording as float32 `(channels, samples)`."""
         audio = np.asarray(audio)
         name = f"recording {place}"
@@ -100,7 +102,7 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
         if audio.shape[0] > 2:
             hint = " It looks like (samples, channels): transpose it." if audio.shape[1] <= 2 else ""
             raise ValueError(f"{name} has {audio.shape[0]} channels; this codec takes {self.feature_size}.{hint}")
-        if audio.shape[0] != self.feature_size:
+        if audio.shape[0] != self.feature_size and not remix:
             way = "average its channels (audio.mean(0))" if self.feature_size == 1 else "repeat it for both channels"
             raise ValueError(f"{name} has {audio.shape[0]} channels; this codec takes {self.feature_size}: {way}.")
         if not np.issubdtype(audio.dtype, np.floating):
@@ -116,7 +118,8 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
         return audio
 
 
-def _as_list(raw_audio) -> list:
+def as_list(raw_audio) -> list:
+    """One recording or several, as a list of them."""
     if isinstance(raw_audio, (list, tuple)) and len(raw_audio) == 0:
         raise ValueError("raw_audio is an empty list; give at least one recording.")
     if isinstance(raw_audio, (list, tuple)) and not np.isscalar(raw_audio[0]):

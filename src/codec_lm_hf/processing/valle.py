@@ -71,7 +71,7 @@ class ValleProcessor(CodecLMProcessor):
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = self._rows_of_texts(text)
         spoken = [""] * len(texts) if prompt_text is None else prompt_text
         spoken = [spoken] if isinstance(spoken, str) else list(spoken)
         if len(spoken) != len(texts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Concatenate, WeightConverter
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .int8_linear import Int8Linear
 
 Segment = tuple[int, Literal["full", "causal"]]
 
@@ -94,37 +99,48 @@ class MultiHeadAttention(nn.Module):
         config: PreTrainedConfig | None = None,
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
         self.dropout = dropout
         self.config = config
         self.in_proj = nn.Linear(dim, 3 * dim, bias=bias)
         self.out_proj = nn.Linear(dim, dim, bias=bias)
 
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps `(batch, steps, dim)` that attend to each other, in one product: see `queries`, `keys_and_values`."""
+        return self._heads(self.in_proj(x)).chunk(3, dim=1)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Steps `(batch, steps, dim)` to queries `(batch, heads, steps, dim / heads)`."""
+        return self._heads(self._project(x, slice(x.shape[-1])))
+
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Memory `(batch, steps, dim)` to keys and values, each `(batch, heads, steps, dim / heads)`."""
         # One product for both: its last float bits, on which the entropy coder depends, are those of the original.
-        keys, values = self._project(memory, slice(memory.shape[-1], None)).chunk(2, dim=-1)
-        return self._heads(keys), self._heads(values)
+        return self._heads(self._project(memory, slice(memory.shape[-1], None))).chunk(2, dim=1)
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
-            queries: `(batch, steps, dim)`.
-            keys, values: from `keys_and_values`.
+            queries, keys, values: each `(batch, heads, steps, dim / heads)`.
             mask: bool, broadcastable to `(batch, heads, steps, memory steps)`, true where attention is allowed.
 
         Returns:
             `(batch, steps, dim)`.
         """
-        queries = self._heads(self._project(queries, slice(queries.shape[-1])))
         implementation = "sdpa" if self.config is None else self.config._attn_implementation
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         dropout = self.dropout if self.training else 0.0
-        attended, _ = attend(self, queries, keys, values, attention_mask=mask, dropout=dropout, is_causal=False)
+        attended, _ = function(self, queries, keys, values, attention_mask=mask, dropout=dropout, is_causal=False)
         return self.out_proj(attended.flatten(2))
 
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`attend` with the queries of steps `(batch, steps, dim)`."""
+        return self.attend(self.queries(queries), keys, values, mask)
+
     def _project(self, x: Tensor, rows: slice) -> Tensor:
+        if isinstance(self.in_proj, Int8Linear):
+            return self.in_proj(x, rows)
         # Whoever has put another layer in its place, an adapter of PEFT for one, wants to see it called.
         if type(self.in_proj) is not nn.Linear:
             return self.in_proj(x)[..., rows]
@@ -132,4 +148,15 @@ class MultiHeadAttention(nn.Module):
         return F.linear(x, self.in_proj.weight[rows], None if bias is None else bias[rows])
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+
+
+@functools.cache
+def read_separate_projections(model_type: str) -> None:
+    """Let models of this type load checkpoints whose queries, keys and values are projected by layers of their own.
+
+    These are `q_proj`, `k_proj` and `v_proj` in the place of `MultiHeadAttention.in_proj`.
+    """
+    names = [f"attention.{name}_proj.weight" for name in "qkv"]
+    packed = WeightConverter(names, "attention.in_proj.weight", [Concatenate(dim=0)])
+    register_checkpoint_conversion_mapping(model_type, [packed], overwrite=True)

@@ -86,10 +86,10 @@ class TransformerLayer(GradientCheckpointingLayer):
             cache, cross = cache.self_attention_cache, cache
 
         def attend(inputs: Tensor) -> Tensor:
-            keys, values = self.attention.keys_and_values(inputs)
+            queries, keys, values = self.attention.queries_keys_values(inputs)
             if cache is not None:
                 keys, values = cache.update(keys, values, self.index)
-            return self.attention(inputs, keys, values, mask)
+            return self.attention.attend(queries, keys, values, mask)
 
         def attend_to_memory(inputs: Tensor) -> Tensor:
             return self.cross_attention(inputs, *self._memory_keys_and_values(memory, cross), memory_mask)
@@ -101,9 +101,9 @@ class TransformerLayer(GradientCheckpointingLayer):
 
     def _add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], condition: Tensor | None) -> Tensor:
         """`x` and what a part makes of it, normalised before or after."""
-        if self.norm_first:
-            return x + self.dropout(part(_normalise(norm, x, condition)))
-        return _normalise(norm, x + self.dropout(part(x)), condition)
+        y = part(_normalise(norm, x, condition) if self.norm_first else x)
+        x = x + (self.dropout(y) if self.training else y)
+        return x if self.norm_first else _normalise(norm, x, condition)
 
     def _memory_keys_and_values(self, memory: Tensor, cache: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
         """Those of the memory, which are made once and kept."""
@@ -117,7 +117,8 @@ class TransformerLayer(GradientCheckpointingLayer):
         return cache.cross_attention_cache.update(*made, self.index)
 
     def _feedforward(self, x: Tensor) -> Tensor:
-        return self.feedforward_out(self.dropout(self.activation(self.feedforward_in(x))))
+        hidden = self.activation(self.feedforward_in(x))
+        return self.feedforward_out(self.dropout(hidden) if self.training else hidden)
 
 
 class Transformer(nn.Module):

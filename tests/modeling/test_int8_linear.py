@@ -1,0 +1,56 @@
+"""Linear layers with weights of eight bits: how far off they are, and what they hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from codec_lm_hf.modeling.layers.int8_linear import Int8Linear, to_int8
+
+
+def layers(features: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, Int8Linear]:
+    torch.manual_seed(0)
+    linear = nn.Linear(features, outputs, bias=bias)
+    return linear, Int8Linear(linear)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_results_lie_within_the_rounding(features, outputs, rows, bias):
+    """Half a step of each weight, and bfloat16's eight bits of inputs, weights and results."""
+    linear, small = layers(features, outputs, bias)
+    x = torch.randn(rows, features)
+    with torch.no_grad():
+        expected, found = linear(x), small(x)
+        steps = small.scale.float()[:, None].expand_as(linear.weight)
+        rounding = x.abs() @ (0.51 * steps + 2**-7 * linear.weight.abs()).t() + 2**-7 * expected.abs() + 1e-6
+    assert ((found - expected).abs() <= rounding).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_rows_equal_many(dtype):
+    """Another kernel takes few rows; each row is alone in what it gets."""
+    _, small = layers(64, 48)
+    small.to(dtype)
+    x = torch.randn(40, 64).to(torch.bfloat16).to(dtype)
+    with torch.no_grad():
+        many, few = small(x), torch.cat([small(row[None]) for row in x])
+    torch.testing.assert_close(few.float(), many.float(), atol=2e-2, rtol=2e-2)
+    assert few.dtype == many.dtype == dtype
+
+
+def test_some_outputs_only():
+    _, small = layers(32, 24)
+    x = torch.randn(2, 3, 32)
+    assert torch.equal(small(x, slice(8, 16)), small(x)[..., 8:16])
+
+
+def test_a_quarter_of_the_memory():
+    model = nn.Sequential(nn.Linear(64, 64), nn.ModuleDict({"inside": nn.Linear(64, 64)}), nn.LayerNorm(64))
+    before = sum(value.nbytes for value in model.state_dict().values())
+    to_int8(model)
+    assert sum(value.nbytes for value in model.state_dict().values()) < 0.3 * before
+    assert type(model[0]) is Int8Linear and type(model[1]["inside"]) is Int8Linear
