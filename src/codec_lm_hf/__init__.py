@@ -24,6 +24,7 @@ _PUBLIC = {
     "CodecStream": "modeling.codec_stream",
     "FAMILIES": "registry",
     "convert": "conversion_scripts",
+    "export_native": "conversion_scripts",
     "export_onnx": "conversion_scripts.onnx",
 }
 for _row in FAMILIES:

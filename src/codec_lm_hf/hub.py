@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,7 +227,7 @@ class Home:
     """
 
     name: str
-    access: dict
+    access: dict = field(repr=False)  # which may hold a token
 
     @classmethod
     def of(cls, name_or_path: str | os.PathLike, kwargs: dict) -> Home:

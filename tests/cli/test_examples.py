@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import codec_lm_hf
 from codec_lm_hf.cli import app
 from codec_lm_hf.demo.roundtrip import SPEECH
+from tests.common.tiny import TINY
 from tests.common.tiny_lm import TINY_LM
 
 PROJECT = Path(__file__).parents[2]
@@ -88,11 +89,18 @@ def prepare_language_model(folder: Path) -> None:
     (folder / "speech.wav").rename(folder / "me.wav")
 
 
+def prepare_codec(folder: Path) -> None:
+    case = TINY["encodec"]
+    for part in (case.model(target_bandwidths=(1.8,)), case.feature_extractor()):
+        part.save_pretrained(folder / "my-codec")
+
+
 PREPARE = {
     "generate": prepare_language_model,
     "encode": prepare_recording,
     "decode": prepare_codes,
     "convert": prepare_checkpoint,
+    "export-native": prepare_codec,
     "tokenize": prepare_recordings,
     "train-codec": prepare_recipe,
 }
@@ -101,6 +109,7 @@ LEAVES = {
     "encode": ["speech.codes"],
     "decode": ["back.wav"],
     "convert": ["my-codec/config.json", "my-codec/model.safetensors", "my-codec/conversion.json"],
+    "export-native": ["native/config.json", "native/model.safetensors", "native/preprocessor_config.json"],
     "export-onnx": ["onnx/encoder.onnx", "onnx/decoder.onnx", "onnx/codec.json"],
     "roundtrip": ["out/reconstructed.wav", "out/roundtrip.png"],
     "tokenize": ["codes/dataset_info.json"],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     EncodecConfig,
@@ -188,6 +190,31 @@ def test_what_was_native_is_saved_as_ours_whole(native, tmp_path):
     assert again.tokenizer(TEXTS)["input_ids"] == processor.tokenizer(TEXTS)["input_ids"]
 
 
+def test_checkpoints_as_older_transformers_wrote_them(native, tmp_path):
+    """Those on the Hub: positions among the weights, weight norm by its old names, configurations full of defaults."""
+    model, folder, ours, processor = native
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    for new, old in enumerate(("weight_g", "weight_v")):
+        new = f"parametrizations.weight.original{new}"
+        weights = {name.replace(new, old): value for name, value in weights.items()}
+    positions = model.decoder.model.decoder.embed_positions.weights
+    weights["decoder.model.decoder.embed_positions.weights"] = positions.clone()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    for part in ("text_encoder", "audio_encoder", "decoder"):
+        defaults = {"_name_or_path": "", "add_cross_attention": False, "torchscript": False, "torch_dtype": "float32"}
+        config[part] = {**defaults, "chunk_size_feed_forward": 0, "tf_legacy_loss": False, **config[part]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    old, info = MusicGenLMForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    inputs, _ = given_to(native)
+    codes = [one.generate(**inputs, do_sample=False, max_new_tokens=5) for one in (ours, old)]
+    assert torch.equal(*codes)
+    heard = MusicGenLMProcessor.from_pretrained(tmp_path).batch_decode(codes[0])
+    np.testing.assert_array_equal(heard[0], processor.batch_decode(codes[0])[0])
+
+
 def test_windows_and_training_know_what_native_configurations_say_not():
     config = MusicGenLMConfig.from_dict(native_model("melody").config.to_dict())
     assert config.chroma_frames == 3 and 0 < config.extend_stride < config.max_duration < 0.4
@@ -228,8 +255,6 @@ def test_native_architectures_that_nobody_published_are_refused(part, field, val
 
 
 def test_a_native_checkpoint_without_its_codec_is_refused_by_name(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     native_model("mono").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("audio_encoder.")}

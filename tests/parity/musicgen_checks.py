@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoProcessor
 
 import codec_lm_hf
 from codec_lm_hf.modeling import code_patterns
@@ -36,22 +36,17 @@ def check(case: Case, workspace) -> None:
         check_patterns(case)
         return
     with torch.no_grad():
-        model = AutoModel.from_pretrained(
-            codec_lm_hf.convert(case.system, case.folder / "state_dict.bin", workspace / "lm")
-        )
-        codec = AutoModel.from_pretrained(
-            codec_lm_hf.convert("encodec", case.folder / "compression_state_dict.bin", workspace / "codec")
-        )
+        folder = codec_lm_hf.convert(case.system, case.folder, workspace / "lm")
+        model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
         # The original's codec decides the frame rate.
-        model.config.frame_rate = codec.config.frame_rate
-        assert str(codec.config.frame_rate) == case.meta["frame_rate"]
+        assert str(model.config.frame_rate) == str(processor.codec.config.frame_rate) == case.meta["frame_rate"]
         given = {"encoder_hidden_states": case.input("t5_hidden"), "attention_mask": case.input("t5_mask")}
         if "melody_wav" in case:
             given["melody_values"] = case.input("melody_wav")
         check_conditions(case, model, given)
         check_teacher_forcing(case, model, given)
         check_generation(case, model, given)
-        check_codec(case, codec, model.config.audio_channels)
+        check_codec(case, processor)
 
 
 def check_conditions(case: Case, model, given: dict) -> None:
@@ -120,24 +115,22 @@ def check_generation(case: Case, model, given: dict) -> None:
         case.same("long_tokens", found)
 
 
-def check_codec(case: Case, codec, channels: int) -> None:
+def check_codec(case: Case, processor) -> None:
     audio, codes = case.input("input_values"), case["greedy_cfg_tokens"]
-    sides = [audio[:, side : side + 1] for side in range(channels)]
-    found = [codec.encode(side).audio_codes for side in sides]
+    codec, channels, found = (
+        processor.codec,
+        processor.audio_channels,
+        torch.stack(processor.encode(list(audio.numpy()))),
+    )
+    case.same("codec_codes", found)
     if channels == 2:
-        case.same("codec_codes_left", found[0])
-        case.same("codec_codes_right", found[1])
-    case.same("codec_codes", torch.stack(found, dim=2).flatten(1, 2))
-
-    def decode(interleaved: torch.Tensor) -> torch.Tensor:
-        return torch.cat(
-            [codec.decode(interleaved[:, side::channels]).audio_values for side in range(channels)], dim=1
-        )
-
-    case.same("codec_audio", decode(case["codec_codes"]), **FLOATS)
-    case.same("audio", decode(codes), **FLOATS)
-    case.same("codec_latent", codec._encode_latents(sides[0]), **FLOATS)
-    case.same("codec_decoded_latent", codec.quantizer.decode(found[0]), **FLOATS)
+        case.same("codec_codes_left", found[:, ::2])
+        case.same("codec_codes_right", found[:, 1::2])
+    for name, heard in (("codec_audio", case["codec_codes"]), ("audio", codes)):
+        case.same(name, torch.stack(processor.batch_decode(heard)), **FLOATS)
+    left = audio[:, :1]
+    case.same("codec_latent", codec._encode_latents(left), **FLOATS)
+    case.same("codec_decoded_latent", codec.quantizer.decode(found[:, ::channels]), **FLOATS)
 
 
 def check_patterns(case: Case) -> None:

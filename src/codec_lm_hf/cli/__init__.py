@@ -7,6 +7,7 @@ import typer
 from .convert import convert
 from .decode import decode
 from .encode import encode
+from .export_native import export_native
 from .export_onnx import export_onnx
 from .generate import generate
 from .info import info
@@ -30,6 +31,7 @@ app.command("decode")(decode)
 app.command("generate")(generate)
 app.command("roundtrip")(roundtrip)
 app.command("convert")(convert)
+app.command("export-native")(export_native)
 app.command("export-onnx")(export_onnx)
 app.command("tokenize")(tokenize)
 app.command("train-codec")(train_codec)

@@ -1,5 +1,8 @@
-"""Converters from the original projects' checkpoints. `convert(family, checkpoint, output)` is the entry."""
+"""Converters from the original projects' checkpoints, and back into transformers' own layouts.
 
-from .engine import ConversionError, Converter, convert
+`convert(family, checkpoint, output)` and `export_native(source, output)` are the entries.
+"""
 
-__all__ = ["ConversionError", "Converter", "convert"]
+from .engine import ConversionError, Converter, convert, export_native
+
+__all__ = ["ConversionError", "Converter", "convert", "export_native"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .engine import ConversionError, State, read_checkpoint
+from .engine import ConversionError, State
 
 
 def is_container(file: dict) -> bool:
@@ -27,10 +27,6 @@ def state_of(file: dict, path: Path) -> State:
     return file["best_state"]
 
 
-def read(path: Path) -> State:
-    return state_of(read_checkpoint(path), path)
-
-
 def config_of(file: dict, path: Path) -> dict:
     """The configuration.
 
@@ -44,10 +40,6 @@ def config_of(file: dict, path: Path) -> dict:
     if not isinstance(config, dict):
         raise ConversionError(f"{path} holds no configuration; give --config or --preset.")
     return config
-
-
-def read_config(path: Path) -> dict:
-    return config_of(read_checkpoint(path), path)
 
 
 def resolve(config: dict, value: object) -> object:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ..configuration.audiogen import AudioGenLMConfig
 from ..modeling.audiogen import AudioGenLMForConditionalGeneration
-from . import audiocraft
 from .engine import Converter
-from .musicgen import RULES, fields_from_original
+from .musicgen import SHARED, fields_from_original
 
 
 def config_from_original(original: dict) -> AudioGenLMConfig:
@@ -15,10 +14,5 @@ def config_from_original(original: dict) -> AudioGenLMConfig:
 
 
 CONVERTER = Converter(
-    AudioGenLMConfig,
-    AudioGenLMForConditionalGeneration,
-    RULES,
-    config_from_original,
-    read=audiocraft.read,
-    read_config=audiocraft.read_config,
+    AudioGenLMConfig, AudioGenLMForConditionalGeneration, config_from_original=config_from_original, **SHARED
 )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
+from transformers import EncodecConfig, EncodecFeatureExtractor, EncodecModel
+
 from ..configuration.encodec import EncodecCodecConfig
 from ..modeling.encodec import EncodecCodecModel
+from ..processing.feature_extraction import CodecFeatureExtractor
 from . import audiocraft
 from .engine import ConversionError, Converter, State, read_checkpoint
 from .seanet import SEANET_RULES
@@ -37,6 +41,8 @@ _FIELDS = {
     "overlap": "overlap",
     "name": "original_name",
 }
+# What transformers' own configuration calls as ours does.
+_NATIVE_FIELDS = {*_FIELDS.values(), "codebook_dim", "use_conv_shortcut"} - {"num_quantizers", "original_name"}
 _FIXED = {"activation": "ELU", "activation_params": {"alpha": 1.0}, "norm_params": {}, "final_activation": None}
 
 
@@ -96,6 +102,37 @@ def read_config(path: Path) -> dict | None:
     return audiocraft.config_of(file, path) if "best_state" in file else None
 
 
+def to_native(model: EncodecCodecModel, features: CodecFeatureExtractor | None = None) -> tuple[EncodecModel, list]:
+    """transformers' own model with the same weights, and its feature extractor.
+
+    Raises:
+        ConversionError: it has no such configuration.
+    """
+    config = model.config
+    if config.fused:
+        raise ConversionError("transformers has no EnCodec of fused weights: export what was saved before `fuse()`.")
+    try:
+        native = EncodecModel(EncodecConfig(**{name: getattr(config, name) for name in _NATIVE_FIELDS}))
+    except (StrictDataclassError, ValueError) as error:
+        raise ConversionError(f"transformers has no EnCodec of this configuration: {error}") from error
+    count = native.config.num_quantizers
+    if count != config.num_quantizers:
+        raise ConversionError(
+            f"transformers reads {count} codebooks off the bandwidths {list(config.target_bandwidths)}; this model "
+            f"has {config.num_quantizers}: set its target_bandwidths to end with the rate of all of them, "
+            f"{config.bandwidth_of(config.num_quantizers):g} kbps."
+        )
+    native.load_state_dict(model.state_dict())
+    segments = {"chunk_length_s": config.chunk_length_s, "overlap": config.overlap}
+    return native.eval(), [EncodecFeatureExtractor(config.audio_channels, config.sampling_rate, **segments)]
+
+
 CONVERTER = Converter(
-    EncodecCodecConfig, EncodecCodecModel, SEANET_RULES, config_from_original, read=read, read_config=read_config
+    EncodecCodecConfig,
+    EncodecCodecModel,
+    SEANET_RULES,
+    config_from_original,
+    read=read,
+    read_config=read_config,
+    native=to_native,
 )

@@ -10,9 +10,11 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -20,9 +22,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from ..hub import build_model_card
+from ..registry import Family, family_of
 from ..registry import family as family_row
 
 Rules = Iterable[tuple[str, str | None]]
@@ -49,6 +52,9 @@ class Converter:
             or the configuration says which are not needed.
         read_config: checkpoint path to the original configuration, for originals that keep it with the weights; `None`
             where it is not there.
+        processor: checkpoint path and our configuration to the processor that goes with the model; for codecs, their
+            feature extractor by default.
+        native: our model and its processor to transformers' own model of it, and what is saved beside that.
     """
 
     config_class: type[PreTrainedConfig]
@@ -59,11 +65,24 @@ class Converter:
     files: Callable[[Path], list[Path]] | None = None
     prepare: Callable[[State, PreTrainedConfig], State] | None = None
     read_config: Callable[[Path], dict | None] | None = None
+    processor: Callable[[Path, PreTrainedConfig], ProcessorMixin] | None = None
+    native: Callable[[PreTrainedModel, Any], tuple[PreTrainedModel, list]] | None = None
 
     def rename(self, state: State, config: PreTrainedConfig) -> State:
         """The original state under our names; see `rename`."""
         rules = self.rules(config) if callable(self.rules) else self.rules
         return rename(state if self.prepare is None else self.prepare(state, config), rules)
+
+
+def converter_of(row: Family) -> Converter:
+    """The converter of a family.
+
+    Raises:
+        ConversionError: it has none.
+    """
+    if row.converter is None:
+        raise ConversionError(f"{row.title} has no converter: {row.weights_license}.")
+    return importlib.import_module(f"{__package__}.{row.converter}").CONVERTER
 
 
 def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> State:
@@ -252,8 +271,9 @@ def convert(
 ) -> Path:
     """Convert an original checkpoint into a directory for `from_pretrained`.
 
-    The directory holds the configuration, safetensors weights, the feature extractor, a model card, and
-    `conversion.json`: the source files' SHA-256, the original configuration, and the licence of the weights.
+    The directory holds the configuration, safetensors weights, the feature extractor or processor (of a language model
+    whose codec is given too, with the codec), a model card, and `conversion.json`: the source files' SHA-256, the
+    original configuration, and the licence of the weights.
 
     Args:
         family: a family of `registry.FAMILIES`.
@@ -270,23 +290,18 @@ def convert(
         ValueError: unknown family.
     """
     row = family_row(family)
-    if row.converter is None:
-        raise ConversionError(f"{row.title} has no converter: {row.weights_license}.")
-    module = importlib.import_module(f"{__package__}.{row.converter}")
-    converter: Converter = module.CONVERTER
+    converter = converter_of(row)
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.exists():
         raise ConversionError(f"{checkpoint} does not exist; give the original checkpoint.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"{output} exists and is not an empty directory; choose another output.")
-    our_config, source = resolve_config(converter, checkpoint, config, preset)
-    model = load_original(converter, checkpoint, our_config)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
+    with _new_directory(output) as workspace:
+        our_config, source = resolve_config(converter, checkpoint, config, preset)
+        model = load_original(converter, checkpoint, our_config)
         # The rename of transformers' own conversion table must not turn keys back into an older layout.
         model.save_pretrained(workspace, save_original_format=False)
-        if row.kind == "codec" and row.processor is not None:
+        if converter.processor is not None:
+            converter.processor(checkpoint, our_config).save_pretrained(workspace)
+        elif row.kind == "codec" and row.processor is not None:
             row.load("processor")(
                 feature_size=our_config.audio_channels, sampling_rate=our_config.sampling_rate
             ).save_pretrained(workspace)
@@ -300,6 +315,50 @@ def convert(
         }
         (workspace / "conversion.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         _card(our_config, output.name, record).save(workspace / "README.md")
+    return output
+
+
+def export_native(source: str | os.PathLike, output: str | os.PathLike) -> Path:
+    """Write a model of ours in the layout of transformers' own class for it, which need not know this package.
+
+    The directory also holds what goes with it there: the feature extractor or processor, of a language model its text
+    encoder and its codec.
+
+    Args:
+        source: directory or repository id of the model, with its processor.
+        output: directory to write; it must not exist yet, or be empty.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ConversionError: transformers has no such model, or none of this configuration.
+    """
+    output, config = Path(output), AutoConfig.from_pretrained(source)
+    row = family_of(config.model_type)
+    converter = None if row is None or row.converter is None else converter_of(row)
+    if converter is None or converter.native is None:
+        raise ConversionError(f"{source} is a {config.model_type}, for which transformers has no class of its own.")
+    with _new_directory(output) as workspace:
+        native, parts = converter.native(*(row.load(role).from_pretrained(source) for role in ("model", "processor")))
+        for part in (native, *parts):
+            part.save_pretrained(workspace)
+    return output
+
+
+@contextmanager
+def _new_directory(output: Path) -> Iterator[Path]:
+    """A directory that appears at `output` once it is complete.
+
+    Raises:
+        ConversionError: something is there.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConversionError(f"{output} exists and is not an empty directory; choose another output.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        yield workspace
         if output.exists():
             output.rmdir()
         workspace.chmod(0o755)
@@ -307,4 +366,3 @@ def convert(
     except BaseException:
         shutil.rmtree(workspace, ignore_errors=True)
         raise
-    return output

@@ -146,7 +146,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
 
         Args:
             audio: one recording or a list of them, `(samples,)` or `(channels, samples)`, floats in [-1, 1].
-            sampling_rate: Hz of `audio`, converted where the codec has another one.
+            sampling_rate: Hz of `audio`, converted where the codec has another one. Channels are averaged or repeated.
         """
         inputs = self.feature_extractor(
             audio, sampling_rate=sampling_rate, resample=True, remix=True, return_tensors="pt"
