@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, GenerationConfig
 
-from codec_lm_hf.modeling.generation import new_cache
+from codec_lm_hf import ValleConfig
 from codec_lm_hf.modeling.layers import cache as cache_module
-from codec_lm_hf.modeling.layers.cache import GrowingCache
-from tests.common.tiny_lm import TINY_LM
+from codec_lm_hf.modeling.layers.cache import GrowingCache, new_cache
 
 
 def pieces(steps: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +68,11 @@ def test_gradients_go_through():
     assert keys.grad.eq(1).all() and values.grad.eq(1).all()
 
 
-@pytest.mark.parametrize("memory", [None, 5])
-def test_generation_takes_it(memory):
-    cache = new_cache(TINY_LM["valle"].config(), GenerationConfig(use_cache=True), 10, memory)
-    assert isinstance(cache if memory is None else cache.self_attention_cache, GrowingCache)
+def test_a_memory_has_a_cache_of_its_own():
+    config, options = ValleConfig(), GenerationConfig(use_cache=True)
+    assert isinstance(new_cache(config, options, 5, memory=3).self_attention_cache, GrowingCache)
+    assert isinstance(new_cache(config, options, 5), GrowingCache)
+    options.cache_implementation = "static"
+    both = new_cache(config, options, 5, memory=3)
+    assert (both.self_attention_cache.get_max_length(), both.cross_attention_cache.get_max_length()) == (5, 3)
+    assert new_cache(config, GenerationConfig(use_cache=False), 5) is None

@@ -119,7 +119,9 @@ def test_of_a_long_prompt_the_end_is_heard():
 
 def test_no_step_looks_further_back_than_its_window():
     model, lengths = TINY_LM["musicgen"].model(), []
-    model.transformer.layers[0].attention.register_forward_hook(lambda _, args, __: lengths.append(args[1].shape[2]))
+    model.transformer.register_forward_hook(
+        lambda _, args, given, __: lengths.append(given["past_key_values"].get_seq_length()), with_kwargs=True
+    )
     given = inputs_of("musicgen", model)
     model.generate(**given, do_sample=False, max_new_tokens=60, window=20, stride=12)
     # What stands before the first code, and the delay of the last codebook.

@@ -116,6 +116,15 @@ def test_a_delayed_pattern_is_undone_and_decoded_on_the_way(name):
     assert_the_same_audio(pieces, processor, codes)
 
 
+def test_both_sides_of_stereo_are_streamed():
+    model, processor = TINY_LM["musicgen-stereo"].pair()
+    inputs = processor(["a calm piano tune", "rain"])
+    streamer = AudioStreamer(processor, chunk_frames=3, timeout=60)
+    pieces, codes = generated_in_a_thread(model, streamer, inputs, max_new_tokens=9, seed=0)
+    assert all(wave.shape[0] == 2 for waves in pieces for wave in waves)
+    assert_the_same_audio(pieces, processor, codes)
+
+
 class Frames(BaseStreamer):
     """Notes what it gets; it knows nothing of audio, or of `fail`."""
 

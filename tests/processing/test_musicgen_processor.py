@@ -94,7 +94,7 @@ def test_codebooks_of_stereo_alternate_between_left_and_right():
             expected = processor.codec.encode(alone).audio_codes[0]
             assert torch.equal(row[side::2, :frames], expected)
             audio = processor.codec.decode(expected[None]).audio_values[0, 0]
-            torch.testing.assert_close(torch.from_numpy(decoded[side]), audio)
+            torch.testing.assert_close(decoded[side], audio)
     assert [wave.shape for wave in heard] == [(2, 160), (2, 112)]
     assert processor.batch_decode(torch.empty(1, 8, 0, dtype=torch.long))[0].shape == (2, 0)
     with pytest.raises(ValueError, match="as many codebooks for each side; got 3"):

@@ -1,4 +1,4 @@
-"""What surrounds the loop of `generate`: caches, prompts and ends of rows, and who listens while it runs."""
+"""What surrounds the loop of `generate`: masks, prompts and ends of rows, and who listens while it runs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import (
-    Cache,
-    DynamicCache,
-    EncoderDecoderCache,
-    GenerationConfig,
-    PreTrainedConfig,
-    StaticCache,
-)
+from transformers import Cache
 from transformers.generation.streamers import BaseStreamer
 
 from .code_patterns import CodePattern
-from .layers.cache import GrowingCache
 from .lm_base import NO_CODE
 
 
@@ -48,25 +40,6 @@ def _told_the_end(streamer: BaseStreamer | None) -> Iterator[None]:
         raise
     if streamer is not None:
         streamer.end()
-
-
-def new_cache(
-    config: PreTrainedConfig, options: GenerationConfig, length: int, memory: int | None = None
-) -> Cache | None:
-    """An empty cache, of the kind that `options` name.
-
-    Args:
-        config: of the model.
-        options: `use_cache`, `cache_implementation` and `max_cache_len`.
-        length: steps that it holds at most.
-        memory: steps of what cross-attention attends to; `None`: there is none.
-    """
-    if not options.use_cache:
-        return None
-    if options.cache_implementation == "static":
-        cache = StaticCache(config, max(length, options.max_cache_len or 0))
-        return cache if memory is None else EncoderDecoderCache(cache, StaticCache(config, memory))
-    return GrowingCache() if memory is None else EncoderDecoderCache(GrowingCache(), DynamicCache())
 
 
 def step_mask(cache: Cache, valid: Tensor | None, device: torch.device) -> Tensor | None:

@@ -16,8 +16,9 @@ from ..configuration.musicgen import NATIVE_TYPES, MusicGenLMConfig
 from ..hub import Home
 from . import code_patterns
 from .auto import load_part
-from .generation import FrameFeed, ends_of_rows, frames_after, generates, new_cache, step_mask
+from .generation import FrameFeed, ends_of_rows, frames_after, generates, step_mask
 from .layers.attention import read_separate_projections, segment_mask
+from .layers.cache import new_cache
 from .layers.chroma import ChromaExtractor
 from .layers.linear import Linear
 from .layers.positions import sinusoidal_positions

@@ -12,9 +12,10 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..configuration.valle import ValleConfig
-from .generation import generates, new_cache, step_mask
+from .generation import generates, step_mask
 from .layers.alignment import NO_SYMBOL, AlignedSymbols, TextPointer, check_durations, frame_symbols
 from .layers.attention import segment_mask
+from .layers.cache import new_cache
 from .layers.linear import Linear
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
@@ -562,12 +563,13 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     def _first_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
         # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
-        columns, steps = state.audio.shape[1], ids.shape[-1]
-        places = state.position[:, None] + torch.arange(steps, device=ids.device)
-        audio = torch.cat([state.audio, self._ar_audio(ids[:, 0], places, state.told(steps))], dim=1)
-        valid = nn.functional.pad(state.audio_valid, (0, steps), value=True)
+        audio, valid, last = state.audio, state.audio_valid, state.position - 1
+        if steps := ids.shape[-1]:
+            places = state.position[:, None] + torch.arange(steps, device=ids.device)
+            audio = torch.cat([audio, self._ar_audio(ids[:, 0], places, state.told(steps))], dim=1)
+            valid = nn.functional.pad(valid, (0, steps), value=True)
+            last = torch.full_like(last, audio.shape[1] - 1)
         hidden = self.ar(state.text, audio, valid, cache=state.cache)
-        last = torch.full_like(state.position, columns + steps - 1) if steps else state.position - 1
         state.valid = valid if self.ar.as_memory else torch.cat([state.text.valid, valid], dim=1)
         return self._said_of(hidden[torch.arange(len(hidden), device=hidden.device), last], state)
 

@@ -63,7 +63,7 @@ class AudioStreamer(BaseStreamer):
             return
         check_codes("codes", value, self.processor.codebook_size, self.processor.num_codebooks, exact=False)
         if not self._rows:
-            self._rows = [_Row(self.processor.codec) for _ in value]
+            self._rows = [_Row(self.processor, row) for row in value]
         self._held = value if self._held is None else torch.cat([self._held, value], dim=-1)
         while self._held.shape[-1] >= self.chunk_frames:
             self._decode(self.chunk_frames)
@@ -101,9 +101,12 @@ class AudioStreamer(BaseStreamer):
 class _Row:
     """The stream of one row; rows end at different times, and each is flushed when it does."""
 
-    def __init__(self, codec) -> None:
-        self.codec = codec
-        self.stream = codec.init_stream()
+    def __init__(self, processor: CodecLMProcessor, codes: Tensor) -> None:
+        self.processor = processor
+        # Of stereo, perhaps a signal for each side.
+        signals = len(processor.sides_of(codes))
+        self.stream = processor.codec.init_stream(signals)
+        self.nothing = torch.zeros(signals * processor.codec.config.audio_channels, 0)
         self.begun = self.ended = False
 
     def decode(self, codes: Tensor, final: bool) -> Tensor:
@@ -112,7 +115,8 @@ class _Row:
         ends = final or known.shape[1] < codes.shape[1]
         if self.ended or not (self.begun or known.shape[1]):
             self.ended |= ends
-            return torch.zeros(self.codec.config.audio_channels, 0)
+            return self.nothing
         self.begun, self.ended = True, ends
-        found = self.codec.decode_chunk(known[None].to(self.codec.device), self.stream, final=ends)
-        return found.audio_values[0].float().cpu()
+        codec = self.processor.codec
+        found = codec.decode_chunk(self.processor.sides_of(known).to(codec.device), self.stream, final=ends)
+        return found.audio_values.flatten(0, 1).float().cpu()

@@ -146,6 +146,10 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         """Signals that the codec works on one by one."""
         return self._channels(codec) // codec.audio_channels
 
+    def sides_of(self, codes: Tensor) -> Tensor:
+        """Codes `(codebooks, frames)` of a row as those `(signals, codebooks, frames)` that the codec works on."""
+        return codes.unflatten(0, (-1, self._sides(self.codec.config))).transpose(0, 1)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -220,8 +224,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             if length == 0:
                 waves.append(torch.zeros(self._channels(config), 0))
                 continue
-            sides = row[:, :length].unflatten(0, (-1, self._sides(config))).transpose(0, 1)
-            decoded = self.codec.decode(sides.to(self.codec.device)).audio_values
+            decoded = self.codec.decode(self.sides_of(row[:, :length]).to(self.codec.device)).audio_values
             waves.append(decoded.flatten(0, 1).float().cpu())
         return waves
 

@@ -1,10 +1,10 @@
-"""A cache of keys and values that is written in place."""
+"""Caches of keys and values, which are written in place."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedConfig, StaticCache
 from transformers.cache_utils import DynamicLayer
 
 # Steps by which the memory grows: to copy everything so rarely costs little, and no more than this stands empty.
@@ -52,3 +52,22 @@ class GrowingCache(DynamicCache):
     def __init__(self) -> None:
         super().__init__()
         self.layer_class_to_replicate = GrowingLayer
+
+
+def new_cache(
+    config: PreTrainedConfig, options: GenerationConfig, length: int, memory: int | None = None
+) -> Cache | None:
+    """An empty cache, of the kind that `options` name.
+
+    Args:
+        config: of the model.
+        options: `use_cache`, `cache_implementation` and `max_cache_len`.
+        length: steps that it holds at most.
+        memory: steps of what cross-attention attends to; `None`: there is none.
+    """
+    if not options.use_cache:
+        return None
+    if options.cache_implementation == "static":
+        cache = StaticCache(config, max(length, options.max_cache_len or 0))
+        return cache if memory is None else EncoderDecoderCache(cache, StaticCache(config, memory))
+    return GrowingCache() if memory is None else EncoderDecoderCache(GrowingCache(), DynamicCache())
