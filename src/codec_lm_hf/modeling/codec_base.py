@@ -17,6 +17,7 @@ from ..hub import HubModelMixin
 from .codec_checks import CodecChecks
 from .codec_stream import CodecStream, join_rows
 from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
+from .layers.lstm import ResidualLSTM
 from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, pieces, zero_padding
@@ -485,14 +486,16 @@ class CodecPreTrainedModel(CodecChecks, HubModelMixin, PreTrainedAudioTokenizerB
         return next(self.parameters()).dtype
 
     def fuse(self) -> CodecPreTrainedModel:
-        """Fold weight norm into the weights and compute codebook norms once, for inference. The numbers stay the same.
+        """Fold weight norm into the weights, pack them, compute codebook norms once, for inference.
+
+        The numbers stay the same.
 
         Saving a fused model writes plain weights; `config.fused` says so to whoever loads it.
         """
         fuse_weight_norm(self)
         self.config.fused = True
         for module in self.modules():
-            if isinstance(module, Codebook):
+            if isinstance(module, (Codebook, ResidualLSTM)):
                 module.fuse()
         return self
 
