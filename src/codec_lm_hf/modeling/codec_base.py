@@ -20,6 +20,7 @@ from .codec_checks import CodecChecks
 from .codec_segments import CodecSegments
 from .codec_stream import CodecStream, join_rows
 from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
+from .layers.lstm import ResidualLSTM
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
 from .layers.snake import Snake
 from .layers.stft import HannWindow
@@ -534,14 +535,16 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         return super().save_pretrained(save_directory, **kwargs)
 
     def fuse(self) -> CodecPreTrainedModel:
-        """Fold weight norm into the weights and compute codebook norms once, for inference. The numbers stay the same.
+        """Fold weight norm into the weights, pack them, compute codebook norms once, for inference.
+
+        The numbers stay the same.
 
         Saving a fused model writes plain weights; `config.fused` says so to whoever loads it.
         """
         fuse_weight_norm(self)
         self.config.fused = True
         for module in self.modules():
-            if isinstance(module, Codebook):
+            if isinstance(module, (Codebook, ResidualLSTM)):
                 module.fuse()
         return self
 

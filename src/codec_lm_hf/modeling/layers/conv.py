@@ -81,6 +81,30 @@ def reset_weight_norm(module: nn.Module) -> None:
     init.copy_(pair.original0, torch.norm_except_dim(pair.original1, 2, 0))
 
 
+class FoldedConv(nn.Module):
+    """A layer around a convolution `conv`, whose weight in inference is not computed from its weight norm every time.
+
+    Attributes:
+        conv: `torch.nn.Conv1d` or `torch.nn.ConvTranspose1d`.
+    """
+
+    conv: nn.Conv1d | nn.ConvTranspose1d
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self._folded = cpu_inference.FoldedWeight()
+
+    @property
+    def inference_weight(self) -> Tensor:
+        """`conv.weight`, for `cpu_inference`."""
+        return self._folded(self.conv) if has_weight_norm(self.conv) else self.conv.weight
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if mode:
+            self._folded = cpu_inference.FoldedWeight()  # it would only take up memory
+        return super().train(mode)
+
+
 def fuse_weight_norm(module: nn.Module) -> None:
     """Replace weight-norm pairs below `module` by their weights, laid out as `cpu_inference` reads them."""
     for part in module.modules():
@@ -92,9 +116,8 @@ def fuse_weight_norm(module: nn.Module) -> None:
 
 def _runs_as_products(conv: nn.Conv1d | nn.ConvTranspose1d, x: Tensor) -> bool:
     """Whether `cpu_inference` computes this convolution of `x`."""
-    (kernel_size,), (stride,), (dilation,) = conv.kernel_size, conv.stride, conv.dilation
-    whole = conv.groups == 1 and kernel_size % stride == 0 and (stride == 1 or dilation == 1)
-    return whole and cpu_inference.applies(x)
+    whole = isinstance(conv, nn.Conv1d) or conv.kernel_size[0] % conv.stride[0] == 0
+    return whole and conv.groups == 1 and cpu_inference.applies(x)
 
 
 def _needs_float32(conv: nn.Conv1d, x: Tensor) -> bool:
@@ -274,7 +297,7 @@ class SlidingWindow(nn.Module):
         return x.new_zeros(x.shape[0], self.out_channels, 0)
 
 
-class Conv1d(SlidingWindow):
+class Conv1d(FoldedConv, SlidingWindow):
     """1-D convolution with, unless `padding` is given, `ceil(steps / stride)` outputs.
 
     Args:
@@ -308,7 +331,8 @@ class Conv1d(SlidingWindow):
     def compute(self, x: Tensor) -> Tensor:
         if not _runs_as_products(self.conv, x):
             return _in_float32(self.conv, x) if _needs_float32(self.conv, x) else self.conv(x)
-        return cpu_inference.convolve(x, self.conv.weight, self.conv.bias, self.conv.stride[0], self.conv.dilation[0])
+        (stride,), (dilation,) = self.conv.stride, self.conv.dilation
+        return cpu_inference.convolve(x, self.inference_weight, self.conv.bias, stride, dilation)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         refuse_stream(self.norm, time)
@@ -320,7 +344,7 @@ class Conv1d(SlidingWindow):
         plain = self.kernel_size == 1 and self.stride == 1 and self.norm is None and lengths_of(time) is None
         if not (plain and x.shape[-1] and _runs_as_products(self.conv, x)):
             return y + self(x, time)
-        return cpu_inference.convolve_onto(y, x, self.conv.weight, self.conv.bias)
+        return cpu_inference.convolve_onto(y, x, self.inference_weight, self.conv.bias)
 
 
 class OverlapAdd(nn.Module):
@@ -408,7 +432,7 @@ class OverlapAdd(nn.Module):
         return self.finish(y[..., skip:ready])
 
 
-class ConvTranspose1d(OverlapAdd):
+class ConvTranspose1d(FoldedConv, OverlapAdd):
     """Transposed 1-D convolution with `steps * stride` outputs.
 
     When causal, `trim_right_ratio` of the excess is trimmed on the right, the rest on the left; otherwise half on
@@ -451,7 +475,7 @@ class ConvTranspose1d(OverlapAdd):
     def compute(self, x: Tensor) -> Tensor:
         # The bias comes after the sum: in a stream, outputs of two calls overlap.
         if _runs_as_products(self.conv, x):
-            return cpu_inference.convolve_transposed(x, self.conv.weight, self.stride)
+            return cpu_inference.convolve_transposed(x, self.inference_weight, self.stride)
         return F.conv_transpose1d(x, self.conv.weight, None, stride=self.stride, groups=self.conv.groups)
 
     def finish(self, y: Tensor, lengths: Tensor | None = None) -> Tensor:

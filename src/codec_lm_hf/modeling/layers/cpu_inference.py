@@ -7,15 +7,17 @@ number of strides is a sum of that many matrix products with shifted rows: nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LOG2_E = 1.4426950408889634
-# Windows up to this size are cheaper to gather than to multiply part by part.
-_SMALL_WINDOW = 64
 _FEW_OUTPUTS = 4
 _FEW_STEPS = 16
+_LSTM_MODE = 2  # ATen's number for it
+# Of a tensor: two such lie in the second level of a CPU's cache.
+_CACHED_VALUES = 2**16
 
 
 def applies(x: Tensor) -> bool:
@@ -30,8 +32,8 @@ def applies(x: Tensor) -> bool:
 
 
 def runs_lstm(x: Tensor) -> bool:
-    """Whether `lstm` is the faster way for `x` `(batch, channels, steps)`."""
-    return x.shape[-1] <= _FEW_STEPS and applies(x)
+    """Whether `lstm` is the faster way for `x` `(steps, batch, channels)`."""
+    return len(x) <= _FEW_STEPS and applies(x)
 
 
 def channels_last(x: Tensor) -> bool:
@@ -72,18 +74,30 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def elu(x: Tensor) -> Tensor:
-    """ELU with alpha 1. `exp2` is several times faster than the `expm1` of `torch.nn.functional.elu`."""
+    """ELU with alpha 1. `exp` is several times faster than the `expm1` of `torch.nn.functional.elu`."""
     if not applies(x):
         return F.elu(x)
-    # e^x - 1 >= x everywhere, and it is 0 where x was clamped: the larger one is right on both sides.
-    y = x.clamp_max(0).mul_(_LOG2_E).exp2_().sub_(1)
-    return torch.maximum(x, y, out=y)
+    y = torch.empty_like(x)
+    for part, out in _cached_parts(x, y):
+        # e^x - 1 >= x everywhere, and it is 0 where e^x was clamped: the larger one is right on both sides.
+        torch.exp(part, out=out).clamp_max_(1).sub_(1)
+        torch.maximum(part, out, out=out)
+    return y
 
 
 def snake(x: Tensor, alpha: Tensor, inverse: Tensor) -> Tensor:
-    """`x + inverse * sin(alpha * x) ** 2`, in the memory of one new tensor."""
-    y = (alpha * x).sin_()
-    return torch.addcmul(x, inverse, torch.mul(y, y, out=y), out=y)
+    """`x + inverse * sin(alpha * x) ** 2`."""
+    y = torch.empty_like(x)
+    for part, out in _cached_parts(x, y):
+        torch.mul(alpha, part, out=out).sin_().square_()
+        torch.addcmul(part, inverse, out, out=out)
+    return y
+
+
+def _cached_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of equally shaped `(batch, channels, steps)` tensors over which several passes stay in the cache."""
+    steps = max(1, _CACHED_VALUES * tensors[0].shape[2] // max(1, tensors[0].numel()))
+    return zip(*(tensor.split(steps, dim=2) for tensor in tensors), strict=True)
 
 
 def normalize_rows(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -94,29 +108,20 @@ def normalize_rows(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tenso
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
-    """`torch.nn.functional.conv1d` for kernels of a whole number of strides; stride or dilation is 1.
+    """`torch.nn.functional.conv1d` whose result is channels-last.
 
     Args:
-        x: `(batch, channels, (windows - 1) * stride + (kernel - 1) * dilation + 1)`.
+        x: `(batch, channels, steps)`.
         weight: `(out_channels, channels, kernel)`.
         bias: `(out_channels,)` or `None`.
         stride, dilation: of the convolution.
     """
-    rows, matrices = _rows(x, stride), pack(weight).flatten(1).split(stride * weight.shape[1], dim=1)
-    windows = rows.shape[1] - (len(matrices) - 1) * dilation
-    if len(matrices) > 1 and weight[0].numel() <= _SMALL_WINDOW:
-        gathered = torch.cat([rows[:, shift * dilation :][:, :windows] for shift in range(len(matrices))], dim=2)
-        return F.linear(gathered, pack(weight).flatten(1), bias).transpose(1, 2)
-    if len(matrices) > 1 and len(weight) <= _FEW_OUTPUTS:
-        return _convolve_to_few(rows, matrices, bias, windows, dilation)
-    y = None
-    for shift, matrix in enumerate(matrices):
-        part = rows[:, shift * dilation : shift * dilation + windows]
-        if y is None:
-            y = _first_product(bias, part, matrix.t())
-        else:
-            y.baddbmm_(part, _for_rows(matrix.t(), part))
-    return y.transpose(1, 2)
+    if x.shape[2] == 0:
+        return x.new_zeros(len(x), len(weight), 0)  # torch takes no empty images
+    if stride == 1 and weight.shape[2] > 1 and len(weight) <= _FEW_OUTPUTS:
+        return _convolve_to_few(x, weight, bias, dilation)
+    image, kernel = steps_first(x).transpose(1, 2)[:, :, None], pack(weight).transpose(1, 2)[:, :, None]
+    return F.conv2d(image, kernel, bias, (1, stride), 0, (1, dilation))[:, :, 0]
 
 
 def convolve_onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -145,28 +150,16 @@ def convolve_transposed(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return y.view(len(rows), -1, out_channels).transpose(1, 2)
 
 
-def _rows(x: Tensor, stride: int) -> Tensor:
-    """`(batch, steps / stride, stride * channels)`: each row holds `stride` steps."""
-    x = steps_first(x)
-    return x if stride == 1 else x.reshape(len(x), -1, stride * x.shape[2])
-
-
 def _for_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     return matrix.expand(len(rows), *matrix.shape)
 
 
-def _first_product(bias: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
-    if bias is None:
-        return torch.bmm(rows, _for_rows(matrix, rows))
-    return torch.baddbmm(bias, rows, _for_rows(matrix, rows))
-
-
-def _convolve_to_few(rows: Tensor, matrices: tuple, bias: Tensor | None, windows: int, dilation: int) -> Tensor:
+def _convolve_to_few(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     """All taps of all steps in one product, then shifted sums: products with few columns waste most of a register."""
-    out_channels = len(matrices[0])
-    taps = torch.matmul(torch.cat(matrices), rows.transpose(1, 2))
+    out_channels, windows = len(weight), x.shape[2] - (weight.shape[2] - 1) * dilation
+    taps = torch.matmul(weight.permute(2, 0, 1).flatten(0, 1), steps_first(x).transpose(1, 2))
     y = taps[:, :out_channels, :windows].clone()
-    for shift in range(1, len(matrices)):
+    for shift in range(1, weight.shape[2]):
         tap = taps[:, shift * out_channels : (shift + 1) * out_channels]
         y += tap[..., shift * dilation : shift * dilation + windows]
     return y if bias is None else y.add_(bias[:, None])
@@ -203,3 +196,91 @@ def lstm(layers: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tup
             outputs.append(hiddens[index])
         x = torch.stack(outputs)
     return x, (torch.stack(hiddens), torch.stack(cells))
+
+
+class PackedLSTM:
+    """A `torch.nn.LSTM` whose weights oneDNN need not reorder in every call; the numbers are the same.
+
+    Args:
+        layers: unprojected, float32 on a CPU, without dropout.
+    """
+
+    def __init__(self, layers: nn.LSTM) -> None:
+        self._layers, self._state = layers, _state_of(layers)
+        self._weights = []
+        directions = 1 + layers.bidirectional
+        for index, (w_input, w_hidden, *biases) in enumerate(layers.all_weights):
+            # What torch's own compiler calls when weights are frozen.
+            packed = torch.ops.mkldnn._reorder_mkldnn_rnn_layer_weight(
+                w_input.detach(), w_hidden.detach(), layers.hidden_size, index % directions == 1, True, False, None
+            )
+            self._weights.append((*packed, *(bias.detach() for bias in biases)))
+
+    @staticmethod
+    def possible(layers: nn.Module) -> bool:
+        """Whether there can be one."""
+        return (
+            type(layers) is nn.LSTM
+            and layers.bias
+            and layers.proj_size == 0
+            and torch.backends.mkldnn.is_available()
+            and hasattr(torch.ops.mkldnn, "_reorder_mkldnn_rnn_layer_weight")
+            and all(weight.is_cpu and weight.dtype == torch.float32 for weight in layers.parameters())
+        )
+
+    def serves(self, layers: nn.Module, x: Tensor) -> bool:
+        """Whether this is `layers(x)`: `layers` are those given, with the same weights."""
+        return applies(x) and layers is self._layers and _state_of(layers) == self._state
+
+    def __call__(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs and states for `x` `(steps, batch, channels)`, as `torch.nn.LSTM` gives them."""
+        layers, directions = self._layers, 1 + self._layers.bidirectional
+        x, zeros = x.contiguous(), x.new_zeros(len(self._weights), x.shape[1], layers.hidden_size)
+        starts = zip(*((zeros, zeros) if state is None else state), strict=True)
+        sides, hiddens, cells = [], [], []
+        for index, (weights, (hidden, cell)) in enumerate(zip(self._weights, starts, strict=True)):
+            backwards = index % directions == 1
+            y, hidden, cell, _ = torch.ops.aten.mkldnn_rnn_layer(
+                x, *weights, hidden, cell, backwards, [], _LSTM_MODE, layers.hidden_size, 1, True, False, False, False
+            )
+            sides.append(y)
+            hiddens.append(hidden.view_as(zeros[0]))
+            cells.append(cell.view_as(zeros[0]))
+            if len(sides) == directions:
+                x = sides[0] if directions == 1 else torch.cat(sides, dim=2)
+                sides = []
+        return x, (torch.stack(hiddens), torch.stack(cells))
+
+    def __reduce__(self) -> tuple:
+        """What is packed can be neither copied nor pickled: a copy of a model has none."""
+        return type(None), ()
+
+
+def _state_of(module: nn.Module) -> list[tuple[int, int]]:
+    """Where parameters lie and how often they were changed, as far as torch counts."""
+    return [(parameter.data_ptr(), parameter._version) for parameter in module.parameters()]
+
+
+class FoldedWeight:
+    """The weight that a weight norm gives to a convolution, computed and packed again only after a change.
+
+    Torch counts changes, but not those made by way of `Parameter.data`. An average of weights that is put in place in
+    that way is noticed by the gains. A copy of it, or a pickle, is empty.
+    """
+
+    def __init__(self) -> None:
+        self._state: list[tuple[int, int]] | None = None
+
+    def __call__(self, conv: nn.Module) -> Tensor:
+        """The weight of `conv`, which has a weight norm."""
+        pair = conv.parametrizations.weight
+        if pair.original0.is_inference():
+            return conv.weight
+        state = _state_of(pair)
+        if state != self._state or not torch.equal(pair.original0, self._gains):
+            self._state, self._gains = state, pair.original0.detach().clone()
+            self._weight = pack(conv.weight).transpose(1, 2)
+        return self._weight
+
+    def __reduce__(self) -> tuple:
+        return FoldedWeight, ()

@@ -29,6 +29,7 @@ class ResidualLSTM(nn.Module):
         self.lstm = nn.LSTM(channels, channels, num_layers, bidirectional=bidirectional)
         self.waits_for_end = bidirectional
         self.out_channels = channels * (1 + bidirectional)
+        self._packed: cpu_inference.PackedLSTM | None = None
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         """`x` `(batch, channels, steps)` to `(batch, out_channels, steps)`."""
@@ -37,12 +38,23 @@ class ResidualLSTM(nn.Module):
         if x.shape[-1] == 0:
             return x
         steps_first = x.permute(2, 0, 1)
-        run = cpu_inference.lstm if cpu_inference.runs_lstm(x) else nn.LSTM.__call__
         streamed = isinstance(time, Stream)
-        y, state = run(self.lstm, steps_first, time.take(self) if streamed else None)
+        y, state = self._run(steps_first, time.take(self) if streamed else None)
         if streamed:
             time.keep(self, state)
         return (y + steps_first).permute(1, 2, 0)
+
+    def fuse(self) -> None:
+        """Lay out the weights as the CPU's library reads them, once, for inference."""
+        self._packed = cpu_inference.PackedLSTM(self.lstm) if cpu_inference.PackedLSTM.possible(self.lstm) else None
+
+    def _run(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs and last state for `x` `(steps, batch, channels)`."""
+        if cpu_inference.runs_lstm(x) and not self.lstm.bidirectional:
+            return cpu_inference.lstm(self.lstm, x, state)
+        if self._packed is not None and self._packed.serves(self.lstm, x):
+            return self._packed(x, state)
+        return self.lstm(x, state)
 
     def _both_ways(self, x: Tensor, time: TimeContext | None) -> Tensor:
         steps_first, lengths = x.permute(2, 0, 1), lengths_of(time)
@@ -53,7 +65,7 @@ class ResidualLSTM(nn.Module):
                 return x.new_zeros(len(x), self.out_channels, 0)
             steps_first = torch.cat(waiting)
         if lengths is None:
-            y, _ = self.lstm(steps_first)
+            y, _ = self._run(steps_first)
         else:
             # Packed, so that the way back starts at each row's own end and not in its padding.
             packed = pack_padded_sequence(steps_first, lengths.cpu(), enforce_sorted=False)
