@@ -208,7 +208,7 @@ def build_model_card(
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {repo_id.split('/')[-1]}",
-        f"{row.title} ({row.paper}), as a model of `codec-lm-hf`: {row.summary}.",
+        f"{row.title} ({row.paper}), as a model of `codec-lm-hf`. Of the code was checked: {row.summary}.",
         _rates(config) if is_codec else None,
         _USAGE.format(example=example),
         f"## Licence\n\n{stated}",

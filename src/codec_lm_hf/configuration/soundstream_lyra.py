@@ -48,7 +48,7 @@ class LyraCodecConfig(ResidualCodecConfig):
             "arithmetic": "float",
             "num_quantizers": 8,
             "codebook_size": 1024,
-            "target_bandwidths": (0.5, 1.0, 2.0, 4.0),
+            "target_bandwidths": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
         },
     }
 
