@@ -109,7 +109,7 @@ FAMILIES: tuple[Family, ...] = (
         layouts=(),
         weights_license="Apache-2.0",
         paper="google/lyra 1.3.2 (2022); Zeghidour et al., 2021, SoundStream: An End-to-End Neural Audio Codec",
-        summary="with the released weights, codes, packets and audio equal runs of TensorFlow Lite's reference kernels",
+        summary="with the released weights, codes, packets and audio equal TensorFlow Lite's reference kernels",
     ),
     Family(
         name="audiodec",
