@@ -65,7 +65,7 @@ def prepare_checkpoint(folder: Path) -> None:
 
 def prepare_recipe(folder: Path) -> None:
     """The recipe with two steps of a small model, and a little data where it looks for it."""
-    recipe = yaml.safe_load((PROJECT / "recipes" / "bundled_codec.yaml").read_text())
+    recipe = yaml.safe_load((PROJECT / "recipes" / "stft_codec_16khz.yaml").read_text())
     recipe["model"] |= {"hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1, "codebook_size": 16}
     recipe["model"] |= {"kmeans_iterations": 1}
     for part in recipe["discriminator"]["parts"]:
@@ -74,7 +74,7 @@ def prepare_recipe(folder: Path) -> None:
     recipe["training"] |= {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0, "bf16": False}
     recipe["training"] |= {"lr_scheduler_kwargs": {"num_decay_steps": 1}}
     (folder / "recipes").mkdir()
-    (folder / "recipes" / "bundled_codec.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipes" / "stft_codec_16khz.yaml").write_text(yaml.safe_dump(recipe))
     audio, rate = soundfile.read(SPEECH)
     for data in {*recipe["data"]["train"], *recipe["data"]["eval"]}:
         place = folder / "DATA" / data
@@ -145,7 +145,7 @@ LEAVES = {
     "roundtrip": ["out/reconstructed.wav", "out/roundtrip.png"],
     "tokenize": ["codes/dataset_info.json"],
     "align": ["aligned/dataset_info.json", "aligned/codes-000000.parquet"],
-    "train-codec": ["runs/bundled_codec/model.safetensors"],
+    "train-codec": ["runs/stft_codec_16khz/model.safetensors"],
     "train-lm": ["runs/valle_phrases/model.safetensors", "runs/valle_phrases/samples/step-2/table.jsonl"],
 }
 

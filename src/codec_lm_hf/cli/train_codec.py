@@ -19,7 +19,7 @@ def train_codec(
 
     On several devices: accelerate launch -m codec_lm_hf.cli train-codec RECIPE
 
-    Example: codec-lm train-codec recipes/bundled_codec.yaml --data-root DATA
+    Example: codec-lm train-codec recipes/stft_codec_16khz.yaml --data-root DATA
     """
     from ..training.codec_recipe import run_recipe
 

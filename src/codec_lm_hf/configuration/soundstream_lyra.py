@@ -41,16 +41,7 @@ class LyraCodecConfig(ResidualCodecConfig):
 
     model_type = "soundstream_lyra"
 
-    presets: ClassVar[dict[str, dict]] = {
-        "lyra_v2": {},
-        # The codec that comes with the package; see recipes/bundled_codec.yaml.
-        "bundled": {
-            "arithmetic": "float",
-            "num_quantizers": 8,
-            "codebook_size": 1024,
-            "target_bandwidths": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),
-        },
-    }
+    presets: ClassVar[dict[str, dict]] = {"lyra_v2": {}}
 
     target_bandwidths: list[float] | tuple[float, ...] = (3.2, 6.0, 9.2)
     sampling_rate: int = 16_000
