@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,10 @@ def write_recipe(path: Path, **changes) -> Path:
             del target[key]
         else:
             target[key] = value
-    path.write_text(yaml.safe_dump(recipe))
-    return path
+    # Whole at once: in a distributed run another process may be reading the same file.
+    own = path.with_suffix(f".{os.getpid()}")
+    own.write_text(yaml.safe_dump(recipe))
+    return own.replace(path)
 
 
 def trainer(root: Path, output: Path, start_from=None, **changes):
