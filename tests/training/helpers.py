@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -21,6 +22,19 @@ from tests.common.tiny import TINY
 PROJECT = Path(__file__).parents[2]
 RATE = 16000
 CROP = 3200
+
+
+def changed(recipe: dict, **changes) -> dict:
+    """A recipe with `section__field=value` changed; `None` takes a field or a section away."""
+    recipe = copy.deepcopy(recipe)
+    for place, value in changes.items():
+        section, _, field = place.partition("__")
+        target, key = (recipe[section], field) if field else (recipe, section)
+        if value is None:
+            del target[key]
+        else:
+            target[key] = value
+    return recipe
 
 
 def launch(module: str, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from codec_lm_hf.training.lm_recipe import build_trainer
 from codec_lm_hf.training.recipe_base import finish
 from codec_lm_hf.training.tokenize import tokenize
 from tests.common.tiny import TINY
+from tests.training.helpers import changed
 
 TEXTS = ["one", "two", "one two", "two one", "one one", "two two", "one two one", "two one two", "one one two", "two"]
 SPEAKERS = "aabbaabbaa"
@@ -67,18 +67,10 @@ def make_codes(root: Path) -> Path:
 
 
 def write_recipe(path: Path, **changes) -> Path:
-    """The recipe with `section__field=value` changed; `None` takes a field or a section away."""
-    recipe = copy.deepcopy(RECIPE)
-    for place, value in changes.items():
-        section, _, field = place.partition("__")
-        target, key = (recipe[section], field) if field else (recipe, section)
-        if value is None:
-            del target[key]
-        else:
-            target[key] = value
+    """A file of the recipe with changes, see `changed`."""
     # Whole at once: in a distributed run another process may be reading the same file.
     own = path.with_suffix(f".{os.getpid()}")
-    own.write_text(yaml.safe_dump(recipe))
+    own.write_text(yaml.safe_dump(changed(RECIPE, **changes)))
     return own.replace(path)
 
 

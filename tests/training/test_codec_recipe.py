@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.training.codec_recipe import read_recipe, run_recipe
 from codec_lm_hf.training.recipe_base import RecipeError
 from tests.common.tiny import TINY
-from tests.training.helpers import RATE, hubert, write_noise, write_recordings
+from tests.training.helpers import RATE, changed, hubert, write_noise, write_recordings
 
 PROJECT_RECIPES = [
     path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if "train-codec" in path.read_text()
@@ -43,17 +42,9 @@ RECIPE = {
 
 
 def write(folder, **changes):
-    """The recipe with `section__field=value` changed; `None` takes a field away."""
-    recipe = copy.deepcopy(RECIPE)
-    for place, value in changes.items():
-        section, _, field = place.partition("__")
-        target, key = (recipe[section], field) if field else (recipe, section)
-        if value is None:
-            del target[key]
-        else:
-            target[key] = value
+    """A file of the recipe with changes, see `changed`."""
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
+    path.write_text(yaml.safe_dump(changed(RECIPE, **changes)))
     return path
 
 
