@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import datasets
 import pytest
 import torch
 
@@ -24,14 +23,6 @@ from tests.common.tiny import TINY
 from tests.training.lm_helpers import SPEAKERS, TEXTS, make_codes
 
 SPOKEN = len(TEXTS) - 1  # the last row has no text
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting():
-    """datasets waits five seconds at the end of every pass over streamed Parquet."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-        yield
 
 
 @pytest.fixture(scope="module")

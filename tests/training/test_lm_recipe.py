@@ -6,7 +6,6 @@ import json
 import math
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -25,13 +24,6 @@ from tests.training.lm_helpers import TEXTS, make_codes, train, write_recipe
 PROJECT_RECIPES = [
     path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if "train-lm" in path.read_text()
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import datasets
 import pytest
 import torch
 
@@ -23,14 +22,6 @@ LISTENING = {
 JOINED = {"data__join": 2}
 STREAMED = {"data__streaming": True, "data__prompt": {"prompt_codes": "codes"}, "model__prefix_mode": 4}
 ACCUMULATED = {"training__gradient_accumulation_steps": 2, "training__bf16": True, "evaluation": None}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting():
-    """datasets waits five seconds at the end of every pass over streamed Parquet."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,14 +37,6 @@ SECONDS = [0.3, 2.6, 0.011, 1.0, 2.2, 0.3, 1.7]
 CODECS = ["stft_codec", "encodec", "encodec-segments", "hificodec"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting():
-    """datasets waits five seconds at the end of every pass over streamed Parquet."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-        yield
-
-
 def write_noise(path: Path, seconds: float, rate: int = 16000, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).standard_normal(max(1, round(seconds * rate)))
