@@ -12,7 +12,7 @@ from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
 import codec_lm_hf
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
-from codec_lm_hf.training.codec_recipe import read_recipe, run_recipe
+from codec_lm_hf.training.codec_recipe import build_discriminator, read_recipe, run_recipe
 from codec_lm_hf.training.recipe_base import RecipeError
 from tests.common.tiny import TINY
 from tests.training.helpers import RATE, changed, hubert, write_noise, write_recordings
@@ -108,6 +108,15 @@ def test_a_checkpoint_below_the_data_root_can_get_codebooks_of_another_size(fold
     assert torch.equal(trained.encoder.first.conv.weight, start.encoder.first.conv.weight)
     codebook = trained.quantizer.layers[1].codebook
     assert codebook.embed.shape[0] == 12 and codebook.inited.item() == 1 and codebook.embed.unique(dim=0).shape[0] > 6
+
+
+def test_a_discriminator_below_the_data_root_learns_on(folder):
+    start = build_discriminator(RECIPE["discriminator"])
+    start.save_pretrained(folder / "judge")
+    path = write(folder, discriminator={"family": "discriminator", "from": "judge"}, training__learning_rate=0.0)
+    trained = run(folder, path, max_steps=1, discriminator_learning_rate=0.0)
+    for key, value in start.state_dict().items():
+        assert torch.equal(value, trained.discriminator.state_dict()[key]), key
 
 
 def test_a_switch_learns_to_leave_noise_away(folder):

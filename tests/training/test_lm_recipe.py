@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,19 @@ def test_fine_tuning_starts_from_a_checkpoint_with_its_processor(trained, root, 
         for key, value in load_file(start / "model.safetensors").items():
             assert torch.equal(value, tuned.model.state_dict()[key]), key
         assert tuned.processing_class.symbols == AutoProcessor.from_pretrained(start).symbols
+
+
+def test_checkpoints_of_a_recipe_lie_below_the_data_root(trained, root, tmp_path):
+    _, start = trained
+    for name, source in {"codes": root / "codes", "start": start, "moved": root / "codec"}.items():
+        shutil.copytree(source, tmp_path / "data" / name)
+    changes = {"processor": {"codec": "moved"}, "training__learning_rate": 0.0, "training__max_steps": 1}
+    fresh = train(tmp_path / "data", tmp_path / "fresh", **changes)
+    tuned = train(tmp_path / "data", tmp_path / "tuned", **changes, model={"from": "start"})
+    for run in (fresh, tuned):
+        assert Path(run.processing_class.codec.name_or_path) == tmp_path / "data" / "moved"
+    for key, value in load_file(start / "model.safetensors").items():
+        assert torch.equal(value, tuned.model.state_dict()[key]), key
 
 
 def test_samples_go_to_tensorboard(root, tmp_path, monkeypatch):

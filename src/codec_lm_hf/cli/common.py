@@ -14,7 +14,7 @@ import typer
 
 # What the commands that train have in common.
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe; see recipes/.")]
-DataRoot = Annotated[Path, typer.Option(help="Folder that the recipe's data folders are below.")]
+DataRoot = Annotated[Path, typer.Option(help="Folder that the recipe's folders of data and of checkpoints are below.")]
 StartFrom = Annotated[str | None, typer.Option("--from", help="Checkpoint to fine-tune instead of a fresh model.")]
 Resume = Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")]
 OutputDir = Annotated[Path | None, typer.Option(help="Replaces the recipe's.")]

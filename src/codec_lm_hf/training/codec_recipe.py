@@ -18,6 +18,7 @@ from .recipe_base import (
     begin,
     check_names,
     check_training,
+    checkpoint_of,
     config_of,
     family_of,
     finish,
@@ -87,8 +88,7 @@ def build_model(section: dict[str, Any], root: Path = Path()) -> CodecPreTrained
     """
     section = dict(section)
     if "from" in section:
-        source, fresh = _source(section, root), section.pop("fresh_codebooks", False)
-        del section["from"]
+        source, fresh = checkpoint_of(section.pop("from"), root), section.pop("fresh_codebooks", False)
         model = AutoCodecModel.from_pretrained(source, ignore_mismatched_sizes=fresh, **section)
         for module in model.modules() if fresh else ():
             if isinstance(module, EuclideanCodebook):
@@ -98,26 +98,22 @@ def build_model(section: dict[str, Any], root: Path = Path()) -> CodecPreTrained
     return row.load("model")(config_of(row, section))
 
 
-def build_discriminator(section: dict[str, Any] | None) -> CodecDiscriminator | None:
+def build_discriminator(section: dict[str, Any] | None, root: Path = Path()) -> CodecDiscriminator | None:
     """The discriminator of a recipe, in the same manner; `None` where there is no such section."""
     if section is None:
         return None
     section = dict(section)
     row = family_of(section, "discriminator")
     if "from" in section:
-        return row.load("model").from_pretrained(section.pop("from"), **section)
+        return row.load("model").from_pretrained(checkpoint_of(section.pop("from"), root), **section)
     return row.load("model")(config_of(row, section))
 
 
 def build_teacher(section: dict[str, Any] | None, root: Path = Path()) -> SemanticTeacher | None:
     """The teacher of a recipe: `from` a checkpoint as in `build_model`, and the `layer` of `SemanticTeacher`."""
-    return None if section is None else SemanticTeacher.from_pretrained(_source(section, root), section.get("layer"))
-
-
-def _source(section: dict[str, Any], root: Path) -> str | Path:
-    """Where a checkpoint is: a folder, below `root` if its path is relative, or a repository."""
-    folder = root / section["from"]
-    return folder if folder.is_dir() else section["from"]
+    if section is None:
+        return None
+    return SemanticTeacher.from_pretrained(checkpoint_of(section["from"], root), section.get("layer"))
 
 
 def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: Path):
@@ -171,7 +167,7 @@ def run_recipe(
 
     Args:
         path: the recipe.
-        data_root: folder that the recipe's data folders are relative to.
+        data_root: folder that the recipe's folders of data and of checkpoints are relative to.
         start_from: checkpoint to fine-tune, instead of the recipe's model section.
         resume: go on from the newest checkpoint in `output_dir`.
         **overrides: fields of the training section.
@@ -186,7 +182,7 @@ def run_recipe(
     arguments = begin(CodecTrainingArguments, recipe["training"], overrides)
     root = Path(data_root)
     model = build_model({"from": start_from} if start_from is not None else recipe["model"], root)
-    discriminator = build_discriminator(recipe.get("discriminator"))
+    discriminator = build_discriminator(recipe.get("discriminator"), root)
     teacher = build_teacher(recipe.get("teacher"), root)
     train, clips = build_datasets(recipe["data"], model, root)
     extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)

@@ -31,6 +31,7 @@ from .recipe_base import (
     begin,
     check_names,
     check_training,
+    checkpoint_of,
     config_of,
     family_of,
     finish,
@@ -73,7 +74,11 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
 
 
 def build_model(
-    section: dict[str, Any], processor_section: dict[str, Any], header: CodesHeader, texts: Iterable[str]
+    section: dict[str, Any],
+    processor_section: dict[str, Any],
+    header: CodesHeader,
+    texts: Iterable[str],
+    root: Path = Path(),
 ) -> tuple[CodecLMPreTrainedModel, CodecLMProcessor]:
     """The language model of a recipe and its processor.
 
@@ -82,6 +87,7 @@ def build_model(
         processor_section: `codec`, and what the family's processor takes beside.
         header: of the codes. A fresh model takes as many codebooks as they have, unless the section says otherwise.
         texts: of the corpus, for a fresh processor.
+        root: folder that the paths of checkpoints are relative to.
 
     Raises:
         RecipeError: something is asked for that does not exist.
@@ -89,6 +95,8 @@ def build_model(
     """
     section, fields = dict(section), dict(processor_section)
     codec, start = fields.pop("codec", None), section.pop("from", None)
+    if codec is not None:
+        codec = checkpoint_of(codec, root)
     if start is None:
         row = family_of(section, "lm")
         if row.processor is None:
@@ -101,6 +109,7 @@ def build_model(
         model = row.load("model")(config_of(row, section, **sizes, **processor.model_fields))
         codec = codec or header.codec
     else:
+        start = checkpoint_of(start, root)
         if fields:
             raise RecipeError(
                 f"the processor is that of {start}: the section 'processor' may name another copy of its codec, but "
@@ -204,7 +213,7 @@ def build_trainer(
     if start_from is not None:
         # Which has its own processor.
         section, fields = {"from": start_from}, {name: fields[name] for name in ("codec",) if name in fields}
-    model, processor = build_model(section, fields, header, texts)
+    model, processor = build_model(section, fields, header, texts, Path(data_root))
     examples = build_examples(data, processor, header, folders)
     if data.get("streaming"):
         dataset = StreamCodesDataset(stream_rows(train, examples.columns), examples, seed)
@@ -228,7 +237,7 @@ def run_recipe(
 
     Args:
         path: the recipe.
-        data_root: folder that the recipe's data folders are relative to.
+        data_root: folder that the recipe's folders of data and of checkpoints are relative to.
         start_from: checkpoint to fine-tune, instead of the recipe's model section.
         resume: go on from the newest checkpoint in `output_dir`.
         **overrides: fields of the training section.

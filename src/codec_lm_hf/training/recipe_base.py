@@ -91,6 +91,12 @@ def config_of(row: Family, section: dict[str, Any], **defaults) -> PreTrainedCon
     return config_class(**{**defaults, **config_class.presets.get(preset, {}), **section})
 
 
+def checkpoint_of(name: str | os.PathLike, root: Path) -> str:
+    """Where a checkpoint is: a folder, below `root` if its path is relative, or whatever else the name stands for."""
+    folder = root / name
+    return str(folder if folder.is_dir() else name)
+
+
 def begin(arguments_class: type[Arguments], section: dict[str, Any], overrides: dict[str, Any]) -> Arguments:
     """The arguments of a recipe's training section, after which everything that is drawn follows from its seed.
 
