@@ -23,6 +23,7 @@ class Family:
         weights_license: licence of the published weights, as far as their publisher states one.
         paper: where it was published.
         summary: one line on what this port has been checked against.
+        native: model_types of transformers' own models whose checkpoints this family reads as well.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Family:
     weights_license: str
     paper: str
     summary: str
+    native: tuple[str, ...] = ()
 
     def load(self, role: str) -> type:
         """The class named by `config`, `model` or `processor`."""
@@ -68,6 +70,7 @@ FAMILIES: tuple[Family, ...] = (
         weights_license="not stated by the publisher (the repository's MIT licence names its code)",
         paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
         summary="codes, audio, training and plain .ecdc streams equal runs of the original; native checkpoints load",
+        native=("encodec",),
     ),
     Family(
         name="encodec_entropy_lm",
@@ -169,6 +172,7 @@ FAMILIES: tuple[Family, ...] = (
         weights_license="MIT",
         paper="Kumar et al., 2023, High-Fidelity Audio Compression with Improved RVQGAN",
         summary="codes, audio, training losses and .dac files equal runs of the original; native checkpoints load",
+        native=("dac",),
     ),
     Family(
         name="speechtokenizer",
@@ -265,6 +269,7 @@ FAMILIES: tuple[Family, ...] = (
         weights_license="CC-BY-NC-4.0",
         paper="Copet et al., 2023, Simple and Controllable Music Generation",
         summary="logits, losses and greedy, continued and windowed codes equal runs of audiocraft",
+        native=("musicgen", "musicgen_melody"),
     ),
     Family(
         name="audiogen",
@@ -317,5 +322,5 @@ def family(name: str) -> Family:
 
 
 def family_of(model_type: str) -> Family | None:
-    """The row whose configuration has this `model_type`, if any."""
-    return next((row for row in FAMILIES if row.load("config").model_type == model_type), None)
+    """The row that reads checkpoints of this `model_type`, ours or transformers' own, if any."""
+    return next((row for row in FAMILIES if model_type in (row.load("config").model_type, *row.native)), None)

@@ -15,6 +15,8 @@ from codec_lm_hf.cli import app
 from codec_lm_hf.demo.roundtrip import SPEECH
 from codec_lm_hf.processing.audio import load_audio
 from tests.common.tiny_lm import TINY_LM
+from tests.common.tiny_text import tiny_tokenizer
+from tests.modeling.test_musicgen import FRAMES, KINDS, native_codes, native_model
 
 TEXT = "one two"
 
@@ -111,6 +113,26 @@ def test_other_families_play_what_the_python_api_gives(playing):
     audio, rate = soundfile.read(folder / "out.wav", dtype="float32", always_2d=True)
     assert rate == 800 and audio.T.shape == expected.shape == (2 if name == "musicgen-stereo" else 1, 160)
     np.testing.assert_allclose(audio.T, np.clip(expected, -1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpoints_of_transformers_own_play_what_they_play_there(kind, tmp_path):
+    model, tokenizer = native_model(kind), tiny_tokenizer()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    arguments = ["generate", "--model", str(tmp_path), "--text", "dogs", "-o", str(tmp_path / "out.wav")]
+    arguments += ["--max-seconds", str(FRAMES / 50), "--temperature", "0"]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    _, expected = native_codes(model, FRAMES, **tokenizer(["dogs"], return_tensors="pt"))
+    audio, rate = soundfile.read(tmp_path / "out.wav", dtype="float32", always_2d=True)
+    assert rate == model.config.audio_encoder.sampling_rate and np.ptp(audio) > 0
+    np.testing.assert_allclose(audio.T, expected[0].clamp(-1, 1), atol=1e-4)
+
+
+def test_what_is_no_language_model_is_refused(tmp_path):
+    arguments = ["generate", "--model", codec_lm_hf.bundled("codec"), "--text", TEXT, "-o", str(tmp_path / "no.wav")]
+    with pytest.raises(ValueError, match="is no codec language model that this command can give a text"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_what_a_family_has_no_use_for_is_refused(playing, speaking):

@@ -14,12 +14,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTextToWaveform, AutoProcessor
 
+from codec_lm_hf import EncodecCodecModel, MusicGenLMForConditionalGeneration
 from codec_lm_hf.evaluation import judges
 from codec_lm_hf.modeling.auto import AutoCodecModel
 from codec_lm_hf.training.alignment import add_durations
+from codec_lm_hf.training.labelled import load_labelled
 from codec_lm_hf.training.lm_recipe import read_recipe
 from codec_lm_hf.training.recipe_base import RecipeError
-from codec_lm_hf.training.tokenize import read_codes, write_codes
+from codec_lm_hf.training.tokenize import read_codes, tokenize, write_codes
+from tests.common.tiny_text import tiny_tokenizer
+from tests.modeling.test_musicgen import native_model
 from tests.training.lm_helpers import TEXTS, make_codes, train, write_recipe
 
 PROJECT_RECIPES = [
@@ -169,6 +173,19 @@ def test_fine_tuning_starts_from_a_checkpoint_with_its_processor(trained, root, 
         for key, value in load_file(start / "model.safetensors").items():
             assert torch.equal(value, tuned.model.state_dict()[key]), key
         assert tuned.processing_class.symbols == AutoProcessor.from_pretrained(start).symbols
+
+
+def test_fine_tuning_starts_from_a_checkpoint_of_transformers_own(root, tmp_path):
+    for part in (native_model("mono"), tiny_tokenizer()):
+        part.save_pretrained(tmp_path / "native")
+    tokenize(AutoCodecModel.from_pretrained(tmp_path / "native"), load_labelled(root / "audio"), tmp_path / "codes")
+    changes = {"evaluation": None, "training__learning_rate": 0.0, "training__max_steps": 1}
+    tuned = train(tmp_path, tmp_path / "out", model={"from": "native"}, **changes)
+    start = MusicGenLMForConditionalGeneration.from_pretrained(tmp_path / "native").state_dict()
+    saved = AutoModelForTextToWaveform.from_pretrained(tmp_path / "out").state_dict()
+    assert start.keys() == saved.keys() and all(torch.equal(value, start[key]) for key, value in saved.items())
+    assert math.isfinite(tuned.state.log_history[-1]["train_loss"])
+    assert type(AutoProcessor.from_pretrained(tmp_path / "out").codec) is EncodecCodecModel
 
 
 def test_checkpoints_of_a_recipe_lie_below_the_data_root(trained, root, tmp_path):

@@ -35,6 +35,7 @@ def generate(
 
     import transformers
 
+    from ..modeling.auto import family_at
     from ..processing.audio import load_audio
     from .common import output_file
     from .decode import write_audio
@@ -46,8 +47,13 @@ def generate(
         )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    processor = transformers.AutoProcessor.from_pretrained(model)
-    lm = transformers.AutoModelForTextToWaveform.from_pretrained(model).eval()
+    row = family_at(model)
+    if row is None or row.kind != "lm" or row.processor is None:
+        raise ValueError(
+            f"{model} is no codec language model that this command can give a text; `codec-lm list` names them."
+        )
+    processor = row.load("processor").from_pretrained(model)
+    lm = row.load("model").from_pretrained(model).eval()
     config = processor.codec.config
     given = {"audio": prompt, "prompt_text": prompt_text, "melody": melody}
     given = {name: value for name, value in given.items() if value is not None}

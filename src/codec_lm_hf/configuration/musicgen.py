@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
+from ..registry import family
 from .lm_base import CodecLMConfig
 
 _MEDIUM = {"hidden_size": 1536, "num_hidden_layers": 48, "num_attention_heads": 24}
@@ -13,7 +14,7 @@ _LARGE = {"hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 3
 _STEREO = {"num_codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3), "audio_channels": 2}
 _MELODY = {"text_condition": "prefix", "num_chroma": 12, "condition_dropout": 0.2}
 # What transformers calls its own models of this architecture.
-NATIVE_TYPES = ("musicgen", "musicgen_melody")
+NATIVE_TYPES = family("musicgen").native
 
 
 @strict

@@ -1,4 +1,4 @@
-"""One entry for codecs of this package and for the native checkpoints that some of them can read."""
+"""Which family reads a checkpoint, ours or a native one of transformers; and one entry for all codecs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..pretrained import is_bundled, locate
-from ..registry import FAMILIES, family
+from ..registry import FAMILIES, Family, family_of
 from .codec_base import CodecPreTrainedModel
 
-# model_type of transformers' own codecs -> the family here that reads their checkpoints.
-NATIVE = {"encodec": "encodec", "dac": "dac"}
 # model_type of transformers' own language models -> their part that is a codec.
 CODEC_WITHIN = {"musicgen": "audio_encoder", "musicgen_melody": "audio_encoder"}
+
+
+def family_at(name_or_path: str | os.PathLike, **hub) -> Family | None:
+    """The family that reads a checkpoint, ours or one of transformers' own; `None` if it is of none.
+
+    Args:
+        name_or_path: repository id or directory.
+        **hub: `revision`, `token`, `cache_dir` and `subfolder`, as in `from_pretrained`.
+
+    Raises:
+        OSError: there is no checkpoint.
+    """
+    config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
+    return family_of(config_dict.get("model_type"))
 
 
 class AutoCodecModel:
@@ -44,14 +56,14 @@ class AutoCodecModel:
         if part is not None:
             config_dict = config_dict[part]
         model_type = config_dict.get("model_type")
-        known = {row.load("config").model_type: row for row in FAMILIES if row.kind == "codec"}
-        known |= {native: family(name) for native, name in NATIVE.items()}
-        if model_type not in known:
+        row = family_of(model_type)
+        if row is None or row.kind != "codec":
+            codecs = (row for row in FAMILIES if row.kind == "codec")
+            known = sorted(name for row in codecs for name in (row.load("config").model_type, *row.native))
             raise ValueError(
                 f"{name_or_path} has model_type {model_type!r}, which is no codec of this package; known: "
-                f"{', '.join(sorted(known))}."
+                f"{', '.join(known)}."
             )
-        row = known[model_type]
         if part is not None:
             return load_part(row.load("model"), place, part, row.load("config").from_dict(config_dict), **kwargs)
         loaded = row.load("model").from_pretrained(place, **kwargs)

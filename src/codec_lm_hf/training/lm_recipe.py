@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor, GenerationConfig
 
 from ..bitstream.codes import CodesHeader
 from ..evaluation.generated import JUDGES
-from ..modeling.auto import AutoCodecModel
+from ..modeling.auto import AutoCodecModel, family_at
 from ..modeling.lm_base import CodecLMPreTrainedModel
 from ..processing.codec_lm_processor import CodecLMProcessor
 from .lm_data import (
@@ -115,13 +115,10 @@ def build_model(
                 f"the processor is that of {start}: the section 'processor' may name another copy of its codec, but "
                 f"not {', '.join(map(repr, fields))}."
             )
-        row = family_of(section, "lm") if "family" in section else None
+        row = family_of(section, "lm") if "family" in section else family_at(start)
         model = (row.load("model") if row else AutoModel).from_pretrained(start, **section)
         if not isinstance(model, CodecLMPreTrainedModel):
-            raise RecipeError(
-                f"{start} is a {type(model).__name__} and no codec language model of this package; if one of its "
-                "families reads such checkpoints, name it as `family` in the section 'model'."
-            )
+            raise RecipeError(f"{start} is a {type(model).__name__} and no codec language model of this package.")
         processor = (row.load("processor") if row else AutoProcessor).from_pretrained(start)
     if codec is not None:
         _give_codec(processor, codec, header.revision if codec == header.codec else None)
