@@ -285,6 +285,21 @@ def test_bad_files_are_skipped_and_tried_again(shard_rows, damaged, models, tmp_
     assert ids_of(tmp_path / "out") == {"a.wav", "b.wav", "e.wav"}
 
 
+@pytest.mark.parametrize("name", CODECS)
+def test_what_would_not_fit_into_memory_is_named_before_it_is_tried(name, folder, models, tmp_path):
+    """A codec that looks at the whole signal and has no segments; others take long recordings piece by piece."""
+    model, recordings = models[name], labelled_folder(folder)
+    too_long = {"b/1.wav", "a/4.wav"} if name == "hificodec" else set()
+    if too_long:
+        with pytest.raises(AudioFileError, match=r"HifiCodecModel looks at all .*batch_seconds, 2 s.*--skip-bad"):
+            tokenize(model, recordings, tmp_path / "out", batch_seconds=2)
+    report = tokenize(model, recordings, tmp_path / "out", batch_seconds=2, skip_bad=True)
+    assert set(report.skipped) == {str(folder / place) for place in too_long}
+    assert ids_of(tmp_path / "out") == set(recordings.ids) - too_long
+    report = tokenize(model, recordings, tmp_path / "out", batch_seconds=3)
+    assert report.written == len(too_long) and ids_of(tmp_path / "out") == set(recordings.ids)
+
+
 # --- again, further, elsewhere ---------------------------------------------------------------------------------------
 
 

@@ -22,8 +22,12 @@ def tokenize(
     name: Annotated[str | None, typer.Option(help="Configuration of a data set with several.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the data set.")] = None,
     column: Annotated[str, typer.Option(help="The data set's audio column.")] = "audio",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be read.")] = False,
-    batch_seconds: Annotated[float, typer.Option(help="Audio encoded at once.")] = 60.0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files that cannot be read, or are too long.")
+    ] = False,
+    batch_seconds: Annotated[
+        float, typer.Option(help="Audio encoded at once; the longest recording for codecs that look at all of it.")
+    ] = 60.0,
     shard_rows: Annotated[int, typer.Option(help="Recordings of a file; a crash loses at most these.")] = 200,
 ) -> None:
     """Turn recordings into a data set of codes, to train on (needs the extra `train`). Run again, it does the rest.

@@ -121,9 +121,13 @@ def tokenize(
         recordings: from `training.labelled`.
         output_dir: made if it is not there. One run at a time may write to it.
         num_quantizers: codes per frame; all codebooks by default.
-        batch_seconds: audio encoded at once, padding included. A longer recording is a batch of its own.
+        batch_seconds: audio encoded at once, padding included. A longer recording is a batch of its own, for codecs
+            that take it in bounded memory. One that looks at the whole signal (`tileable` is false) does not: segments
+            by which `codec-lm encode` helps itself overlap, so their codes are no sequence that a language model could
+            learn from, and such a recording counts as one that cannot be read.
         shard_rows: recordings of a file.
-        skip_bad: leave out what cannot be read as audio, instead of stopping there. A later call tries it again.
+        skip_bad: leave out what cannot be read as audio or is too long, instead of stopping there. A later call tries
+            it again.
         whole_batches: encode a batch in one piece, even where the model would take long recordings one by one, tile by
             tile; the codes are the same. By default everywhere but on a CPU, where tiles are as fast.
 
@@ -131,7 +135,7 @@ def tokenize(
         The same in every process.
 
     Raises:
-        AudioFileError: a recording cannot be read as audio.
+        AudioFileError: a recording cannot be read as audio, or is too long for the codec.
         ValueError: a size that is not positive, or `output_dir` holds codes of another codec, with other settings or
             with other columns.
     """
@@ -345,7 +349,9 @@ def _read(
         durations = {}
         for place, (name, source) in sources.items():
             with _bad_named(bad, name, skip_bad):
-                durations[place] = _duration(name, source)
+                seconds = _duration(name, source)
+                _check_fits(name, seconds, model, batch_seconds)
+                durations[place] = seconds
         # Without a readable file the shard still has its end.
         batches = _batches(durations, batch_seconds) or [[]]
         for number, places in enumerate(batches, 1):
@@ -378,6 +384,16 @@ def _duration(name: str, source: str | io.BytesIO) -> float:
     finally:
         if isinstance(source, io.BytesIO):
             source.seek(0)
+
+
+def _check_fits(name: str, seconds: float, model: CodecPreTrainedModel, limit: float) -> None:
+    """Refuse a recording that only fits into memory in pieces which the codec does not take."""
+    if seconds > limit and not model.tileable and model.config.chunk_length is None:
+        raise AudioFileError(
+            f"{name} has {seconds:.1f} s, and {type(model).__name__} looks at all of a recording at once, in memory "
+            f"that grows with it: cut it to at most batch_seconds, {limit:g} s, or raise these (--batch-seconds) as "
+            "far as there is memory."
+        )
 
 
 def _batches(durations: dict[int, float], limit: float) -> list[list[int]]:
