@@ -56,10 +56,34 @@ def test_what_is_not_said_has_the_defaults_of_the_original_not_of_our_configurat
     assert not config.normalize and config.hop_length == 320 and config.frequency_ratios == (4, 4, 4, 4)
 
 
+def test_segments_are_those_of_the_configuration():
+    """What is not said of them has the original's defaults: `tests/parity/cases/funcodec/segments` codes by them."""
+    for model, segments in (
+        ({"segment_dur": 0.4, "overlap_ratio": 0.25}, (0.4, 0.25)),
+        ({"segment_dur": 2}, (2, 0.01)),
+        ({"segment_dur": None, "overlap_ratio": 0.25}, (None, None)),
+    ):
+        config = config_from_original(changed(model_conf={"target_sample_hz": 16000, **model}))
+        assert (config.chunk_length_s, config.overlap) == segments
+    unsaid = config_from_original({"model_conf": {"audio_normalize": False}})
+    assert (unsaid.chunk_length_s, unsaid.overlap, unsaid.sampling_rate) == (1.0, 0.01, 24000)
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"model_conf": {"segment_dur": 1.0}}, "codes segment by segment"),
+        (
+            {"model_conf": {"segment_dur": 1.0, "target_sample_hz": 24000}},
+            "segment_dur counts 24000 samples a second .* sampling_rate is 16000",
+        ),
+        (
+            {"model_conf": {"segment_dur": 1.0, "target_sample_hz": 16000, "overlap_ratio": None}},
+            "overlap_ratio is null",
+        ),
+        (
+            {"model": "codec_semantic_aug", "model_conf": {"segment_dur": 1.0, "ppg_conf": {}}},
+            "semantic ids do not come in segments",
+        ),
         ({"encoder_conf": {"ratios": [4, 4]}}, "must agree, but upsampling_ratios is"),
         ({"encoder_conf": {"width": 3}}, "encoder_conf has the unknown option 'width'"),
         ({"encoder_conf": {"activation": "snake"}}, "activation='snake' is not supported"),

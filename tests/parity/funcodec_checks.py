@@ -22,6 +22,9 @@ def check(case: Case, workspace: Path) -> None:
     # The configuration is read from the config.yaml beside the weights, as in a released directory.
     folder = codec_lm_hf.convert("funcodec", case.folder / "model.pth", workspace / "codec")
     model = codec_lm_hf.AutoCodecModel.from_pretrained(folder).eval()
+    if "full.segment1.codes" in case:
+        check_segments(case, model)
+        return
     with torch.no_grad():
         check_latents(case, model)
         if "ppg" in case:
@@ -92,6 +95,20 @@ def check_codec(case: Case, model) -> None:
     # The original's training step of a frequency domain takes lengths that it can rebuild only.
     whole = case.input("forward.input_values")[:, None] if "forward.input_values" in case else audio
     case.same("forward.recon_speech", model(whole).audio_values, **FLOAT)
+
+
+@torch.no_grad()
+def check_segments(case: Case, model) -> None:
+    """Each segment's codes and gain, and the audio that the decoded segments are faded into."""
+    audio = case.input("input_values")[:, None]
+    output = model.encode(audio)
+    # All rows are of one length; the last segment but one does not fill its slot.
+    slots = zip(output.audio_codes.split(model._slot, -1), output.codes_mask[0].split(model._slot), strict=True)
+    for index, (codes, real) in enumerate(slots):
+        case.same(f"full.segment{index}.codes", codes[..., real].transpose(0, 1))
+        case.same(f"segment{index}.scale", output.audio_scales[:, index : index + 1], **FLOAT)
+    mask = torch.ones_like(audio[:, 0])
+    case.same("full.audio", model.decode(**output, padding_mask=mask).audio_values, **FLOAT)
 
 
 def quantizers_for(config, bits_per_second: int) -> int:

@@ -78,7 +78,8 @@ _QUANTIZER: dict[str, tuple[str, Any]] = {
 _MODEL: dict[str, tuple[str, Any]] = {
     "audio_normalize": ("normalize", None),
     "target_sample_hz": ("sampling_rate", 24_000),
-    "segment_dur": ("segment_dur", 1.0),
+    "segment_dur": ("chunk_length_s", 1.0),
+    "overlap_ratio": ("overlap", 0.01),
     "codec_domain": ("codec_domain", None),
     "domain_conf": ("domain_conf", None),
     "ppg_conf": ("ppg_conf", None),
@@ -127,7 +128,6 @@ _FIXED: dict[str, tuple] = {
             "use_power_spec_loss",
             "context_loss_weight",
             "context_loss_conf",
-            "overlap_ratio",
             "phase_invariant_training",
             "pit_feat_loss_weight",
             "pit_disc_loss_weight",
@@ -174,17 +174,33 @@ def config_from_original(original: dict) -> FunCodecConfig:
         raise ConversionError(f"the decoder has {channels} channels, but input_size is {planes}.")
     fields |= _domain(model.pop("codec_domain"), model.pop("domain_conf") or {}, channels, two_dimensional)
     fields |= _semantic(kind, model.pop("ppg_conf"))
-    if model.pop("segment_dur") is not None:
-        raise ConversionError(
-            "segment_dur is not null, so the model codes segment by segment (1 s where config.yaml does not say); no "
-            "published model does, and this port has no segments."
-        )
     # The original's own default differs between its models.
     model["normalize"] = kind == "encodec" if model["normalize"] is None else model["normalize"]
-    model["sampling_rate"] = original.get("sampling_rate", model["sampling_rate"])
+    counted_in = model["sampling_rate"]
+    model["sampling_rate"] = original.get("sampling_rate", counted_in)
+    if model["chunk_length_s"] is None:
+        model["overlap"] = None
+    else:
+        _check_segments(model, counted_in, "semantic_mode" in fields)
     choices = quantizer["quantizer_choices"]
     quantizer["quantizer_dropout"] = float(quantizer["quantizer_dropout"] and choices is not None)
     return FunCodecConfig(**fields, **quantizer, **model)
+
+
+def _check_segments(model: dict, counted_in: int, semantic: bool) -> None:
+    """Refuse segments (of 1 s where `config.yaml` says nothing) that are not those of `chunk_length_s`."""
+    if semantic:
+        raise ConversionError(
+            "segment_dur is not null (1 s where config.yaml does not say), but semantic ids do not come in segments "
+            "here."
+        )
+    if counted_in != model["sampling_rate"]:
+        raise ConversionError(
+            f"segment_dur counts {counted_in} samples a second (target_sample_hz), and sampling_rate is "
+            f"{model['sampling_rate']}; segments need both to be the same."
+        )
+    if model["overlap"] is None:
+        raise ConversionError("overlap_ratio is null; segments need it, as a share of segment_dur.")
 
 
 def _domain(given: str | list | None, options: dict, channels: int, two_dimensional: bool) -> dict:
