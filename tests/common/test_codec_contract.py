@@ -54,6 +54,20 @@ def mask_of(lengths):
 
 
 @every_codec
+def test_code_vectors_add_up_to_latents(name):
+    model = TINY[name].model()
+    config = model.config
+    vectors = model.code_vectors()
+    assert vectors.shape[:2] == (config.num_codebooks, config.codebook_size) and not vectors[:, 0].any()
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(config.codebook_size, (1, config.num_codebooks, 5), generator=generator)
+    with torch.no_grad():
+        latents, nothing = model._dequantize(codes), model._dequantize(torch.zeros_like(codes))
+    summed = sum(vectors[codebook, codes[0, codebook]] for codebook in range(config.num_codebooks))
+    torch.testing.assert_close((latents - nothing)[0].T, summed, atol=1e-4, rtol=1e-4)
+
+
+@every_codec
 def test_config_states_the_figures(name):
     config = TINY[name].config()
     assert config.frame_rate == pytest.approx(config.sampling_rate / config.hop_length, rel=0.02)

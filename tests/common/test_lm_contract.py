@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import shutil
 
 import numpy as np
@@ -383,6 +384,41 @@ def test_a_model_for_another_codec_trains_is_saved_and_generates(name, tmp_path)
     given, _ = case.prompts(inputs)
     found = details(loaded, given, min_new_tokens=4).sequences
     assert found.shape[1] == 6 and torch.equal(found, details(model, given, min_new_tokens=4).sequences)
+
+
+@every_lm
+def test_a_fresh_model_can_know_which_codes_sound_alike(name):
+    model = TINY_LM[name].model()
+    count, size = model.config.num_codebooks, model.config.codebook_size
+    before = copy.deepcopy(model.state_dict())
+    codec = tiny_codec(count + 1, size)
+    model.start_from_codec(codec)
+    distances = torch.cdist(*[codec.code_vectors(count)] * 2)
+    seen = set()
+    tables = {}
+    for codebook, weight in itertools.chain(*model._code_weights()):
+        # A head that is tied to an embedding is what that is.
+        tables.setdefault(weight, codebook)
+    for weight, codebook in tables.items():
+        found = torch.cdist(weight[:size], weight[:size])
+        alike = torch.corrcoef(torch.stack([found.flatten(), distances[codebook].flatten()]))[0, 1]
+        # A table that is narrower than the codec's latents cannot keep all of it.
+        assert alike > (0.999 if weight.shape[1] >= codec.code_vectors(1).shape[-1] else 0.6)
+        seen.add(codebook)
+    assert seen == set(range(count))
+    for key, weight in model.state_dict().items():
+        if not torch.equal(weight, before[key]):
+            # What stands for no code stays, and so does the size of the others.
+            assert torch.equal(weight[size:], before[key][size:])
+            torch.testing.assert_close(weight[:size].std(), before[key][:size].std())
+
+
+def test_a_codec_with_other_codes_is_nothing_to_start_from():
+    model = TINY_LM["valle"].model()
+    with pytest.raises(ValueError, match="the model is for 3 codebooks of 20 entries, the codec has 3 of 21"):
+        model.start_from_codec(tiny_codec(3, 21))
+    with pytest.raises(ValueError, match="the codec has 2 of 20"):
+        model.start_from_codec(tiny_codec(2, 20))
 
 
 def test_sizes_and_weights_that_cannot_be_resized():

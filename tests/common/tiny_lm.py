@@ -254,6 +254,7 @@ TINY_LM: dict[str, TinyLM] = {
     "valle-cross": _valle(prefix_mode=1, text_condition="cross_attention", tie_word_embeddings=False),
     "valle-segment": _valle(prefix_mode=2, nar_scale_factor=0.5, prepend_bos=True),
     "valle-prompt": _valle(prefix_mode=4),
+    "valle-factorized": _valle_aligned(code_embedding_size=8, tie_word_embeddings=False),
     "valle-monotonic": _valle_aligned(alignment_context=1),
     "valle-monotonic-cross": _valle_aligned(text_condition="cross_attention", prepend_bos=True),
     "musicgen": _musicgen(),

@@ -85,6 +85,30 @@ def test_a_prompt_is_another_row_of_the_same_speaker(folder):
     assert len(seen) == 5 * 4 + 4 * 3
 
 
+def test_a_prompt_can_be_a_piece_of_its_row(folder):
+    data = in_memory(folder, prompt={"prompt_codes": "codes"}, prompt_frames=(2, 4))
+    found = set()
+    for epoch, place in itertools.product(range(40), range(len(data))):
+        data.set_epoch(epoch)
+        (companion,) = data.companions(place)
+        piece, whole = data[place]["prompt_codes"], torch.tensor(companion["codes"])
+        starts = [at for at in range(whole.shape[1]) if torch.equal(whole[:, at : at + piece.shape[1]], piece)]
+        assert starts
+        found.add((piece.shape[1], starts[0]))
+    assert {frames for frames, _ in found} == {2, 3, 4} and len({start for _, start in found}) > 5
+    # The same one, whenever it is asked for; a row that is shorter is taken whole.
+    assert torch.equal(data[1]["prompt_codes"], data[1]["prompt_codes"])
+    long = in_memory(folder, prompt={"prompt_codes": "codes"}, prompt_frames=(99, 99))
+    assert torch.equal(long[0]["prompt_codes"], torch.tensor(long.companions(0)[0]["codes"]))
+
+
+def test_bad_pieces_of_prompts_are_refused():
+    with pytest.raises(ValueError, match=r"prompt_frames must rise and begin at 1 at least, got \(3, 2\)"):
+        examples(prompt={"prompt_codes": "codes"}, prompt_frames=(3, 2))
+    with pytest.raises(ValueError, match="made of its codes alone, but the prompt also has text"):
+        examples(prompt={"prompt_codes": "codes", "prompt_text": "text"}, prompt_frames=(1, 2))
+
+
 def test_without_speakers_all_rows_are_of_one(folder):
     data = in_memory(folder, prompt={"prompt_codes": "codes"}, speaker=None)
     speakers = [(data.row(place)["id"], data.companions(place)[0]["id"]) for place in range(len(data))]

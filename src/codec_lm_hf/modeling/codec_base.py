@@ -146,6 +146,24 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         """Codes to latents; `choice` as in `_quantize`, from a family's own `decode`."""
         return self.quantizer.decode(codes, **choice).to(self.dtype)
 
+    @torch.no_grad()
+    def code_vectors(self, num_codebooks: int | None = None) -> Tensor:
+        """What each code adds to the latents, beside code 0 of its codebook: which codes sound alike.
+
+        Args:
+            num_codebooks: the first so many; all by default.
+
+        Returns:
+            `(codebooks, codebook_size, dim)`.
+        """
+        count = self.config.num_codebooks if num_codebooks is None else num_codebooks
+        size = self.config.codebook_size
+        codes = torch.eye(count, dtype=torch.long, device=self.device)[..., None] * torch.arange(
+            size, device=self.device
+        )
+        vectors = self._dequantize(codes).transpose(1, 2)
+        return vectors - vectors[:, :1]
+
     @property
     def _encoder_dtype(self) -> torch.dtype:
         return torch.promote_types(self.dtype, torch.float32)

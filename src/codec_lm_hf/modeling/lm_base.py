@@ -26,8 +26,10 @@ from transformers.utils import ModelOutput, logging
 
 from ..configuration.lm_base import CodecLMConfig
 from ..hub import HubModelMixin
+from .codec_base import CodecPreTrainedModel
 from .layers.adaptive_norm import AdaptiveLayerNorm
 from .layers.chroma import ChromaExtractor
+from .layers.factorized import FactorizedEmbedding, FactorizedHead
 from .layers.linear import Int8Linear, to_int8
 from .layers.positions import ScaledPositions
 from .layers.stft import HannWindow
@@ -229,6 +231,41 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         for name in ("config", "_modules", "_tied_weights_keys", "all_tied_weights_keys"):
             setattr(self, name, getattr(fresh, name))
 
+    @torch.no_grad()
+    def start_from_codec(self, codec: CodecPreTrainedModel) -> None:
+        """Let a fresh model know which codes sound alike, before it is trained.
+
+        Its embeddings and heads of codes become random projections of the codec's codebooks, as large as they were. On
+        little data, which has few examples of each code, a model learns much faster from there.
+
+        Args:
+            codec: that made the codes; its sizes are the model's, except that it may have more codebooks.
+
+        Raises:
+            ValueError: another number of entries, or too few codebooks.
+        """
+        count, size = self.config.num_codebooks, self.config.codebook_size
+        if codec.config.codebook_size != size or codec.config.num_codebooks < count:
+            raise ValueError(
+                f"the model is for {count} codebooks of {size} entries, the codec has "
+                f"{codec.config.num_codebooks} of {codec.config.codebook_size}."
+            )
+        vectors = codec.code_vectors(count).to(self.device, self.dtype)
+        vectors = vectors - vectors.mean(1, keepdim=True)
+        done = set()  # a head that is tied to an embedding is what that is
+        for weights in self._code_weights():
+            # Which keeps distances, where there is room.
+            projection = nn.init.orthogonal_(torch.empty(vectors.shape[-1], weights[0][1].shape[1])).to(vectors)
+            for codebook, weight in weights:
+                if weight not in done:
+                    projected = vectors[codebook] @ projection
+                    weight[:size] = projected * (weight[:size].std() / projected.std())
+                    done.add(weight)
+
+    @abstractmethod
+    def _code_weights(self) -> list[list[tuple[int, Tensor]]]:
+        """Tables with a row for each code and their codebook, in groups: within one, codebooks share a space."""
+
     @abstractmethod
     def _first_logits(self, ids: Tensor, state: Any) -> Tensor:
         """What the model says of the step after a beginning.
@@ -259,6 +296,12 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             identity = torch.zeros_like(module.projection.bias)
             identity[: len(identity) // 2] = 1
             init.copy_(module.projection.bias, identity)
+        # As large as without the narrow table: what an embedding gives, and what a head makes of a step.
+        if isinstance(module, FactorizedEmbedding):
+            init.normal_(module.weight)
+            init.normal_(module.projection.weight, std=module.projection.in_features**-0.5)
+        if isinstance(module, FactorizedHead):
+            init.normal_(module.weight, std=module.projection.out_features**-0.5)
 
     def _decoding(
         self,

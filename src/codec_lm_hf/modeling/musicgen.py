@@ -161,6 +161,9 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         self.post_init()
         self.generation_config.update(do_sample=True, top_k=250, guidance_scale=config.guidance_scale)
 
+    def _code_weights(self) -> list[list[tuple[int, Tensor]]]:
+        return [[(k, module.weight) for k, module in enumerate(part)] for part in (self.embeddings, self.heads)]
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As in transformers; also reads its own MusicGen checkpoints, with the T5 in them."""

@@ -14,12 +14,8 @@ from transformers.utils import ModelOutput
 from ..configuration.valle import ValleConfig
 from .generation import generates, step_mask
 from .layers.alignment import NO_SYMBOL, AlignedSymbols, TextPointer, check_durations, frame_symbols
-from .layers.attention import segment_mask
 from .layers.cache import new_cache
-from .layers.linear import Linear
-from .layers.positions import ScaledPositions
-from .layers.prenet import ConvPrenet, LinearPrenet
-from .layers.transformer import Transformer
+from .layers.factorized import FactorizedEmbedding
 from .lm_base import (
     NO_CODE,
     TO_GENERATE,
@@ -32,6 +28,7 @@ from .lm_base import (
     cross_entropy_sum,
     logger,
 )
+from .valle_stage import Text, ValleStage
 
 # Three seconds of EnCodec's 75 frames: the longest prompt that training makes of an utterance (section 4.2.2).
 LONGEST_PREFIX = 225
@@ -74,15 +71,6 @@ class ValleGenerateOutput(CodecLMGenerateOutput):
 
 
 @dataclass
-class _Text:
-    """Symbols `(batch, symbols)` and which are no padding; `prenet_valid`: what the prenet takes for padding."""
-
-    ids: Tensor
-    valid: Tensor
-    prenet_valid: Tensor | None
-
-
-@dataclass
 class _Speaking:
     """State of the loop.
 
@@ -95,7 +83,7 @@ class _Speaking:
         symbols, pointer: with `monotonic_alignment`, what `AlignedSymbols` makes of the text, and where it is said.
     """
 
-    text: _Text
+    text: Text
     audio: Tensor
     audio_valid: Tensor
     cache: Cache | None
@@ -119,93 +107,6 @@ class _TextSpoken(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
         return self.pointer.done
-
-
-class ValleStage(nn.Module):
-    """A transformer over text and codes, with its embeddings and heads.
-
-    Args:
-        config: of the model.
-        sizes: `dim`, `num_heads` and `num_layers`.
-        tables: entries of each table of code embeddings.
-        heads: entries of each head.
-        stages: conditions of the norms; 0: plain norms.
-        text_dropout: after the positions of the text.
-        causal: each frame sees the frames before it.
-    """
-
-    def __init__(
-        self,
-        config: ValleConfig,
-        sizes: dict[str, int],
-        tables: list[int],
-        heads: list[int],
-        stages: int = 0,
-        text_dropout: float = 0.0,
-        causal: bool = False,
-    ) -> None:
-        super().__init__()
-        dim = sizes["dim"]
-        self.causal = causal
-        self.as_memory = config.text_condition == "cross_attention"
-        self.text_embedding = nn.Embedding(config.vocab_size, dim)
-        self.audio_embeddings = nn.ModuleList([nn.Embedding(size, dim) for size in tables])
-        self.text_prenet = ConvPrenet(dim) if config.add_prenet else None
-        self.audio_prenet = LinearPrenet(dim) if config.add_prenet else nn.Identity()
-        self.text_positions = ScaledPositions(text_dropout, trainable=causal)
-        self.audio_positions = ScaledPositions(config.dropout, trainable=causal)
-        self.stage_embeddings = nn.ModuleList([nn.Embedding(1, dim) for _ in range(stages)])
-        self.transformer = Transformer(
-            **sizes,
-            final_norm=config.norm_first,
-            adaptive=stages > 0,
-            feedforward=dim * config.intermediate_ratio,
-            activation="relu",
-            norm_first=config.norm_first,
-            dropout=config.dropout,
-            cross_attention=self.as_memory,
-            config=config,
-        )
-        self.heads = nn.ModuleList([Linear(dim, size, bias=False) for size in heads])
-        self.aligned = self.advance = None
-        if config.monotonic_alignment:
-            self.aligned = AlignedSymbols(config.vocab_size, dim, config.alignment_context)
-            self.advance = Linear(dim, config.max_advance + 1) if causal else None
-
-    def embed_text(self, text: _Text) -> Tensor:
-        embedded = self.text_embedding(text.ids)
-        if self.text_prenet is not None:
-            embedded = self.text_prenet(embedded, text.prenet_valid)
-        return self.text_positions(embedded, torch.arange(text.ids.shape[1], device=text.ids.device)[None])
-
-    def embed_audio(self, embedded: Tensor, positions: Tensor, symbols: Tensor | None = None) -> Tensor:
-        """Embeddings of codes `(batch, frames, dim)` at `positions` `(batch or 1, frames)`, made ready.
-
-        `symbols` of the same shape are those that the frames say, where the model is told.
-        """
-        embedded = self.audio_prenet(embedded)
-        return self.audio_positions(embedded if symbols is None else embedded + symbols, positions)
-
-    def forward(
-        self,
-        text: _Text,
-        audio: Tensor,
-        audio_valid: Tensor,
-        condition: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """Text and what `embed_audio` gave to hidden states of the audio, both `(batch, frames, dim)`."""
-        symbols, frames = text.ids.shape[1], audio.shape[1]
-        embedded = self.embed_text(text)
-        own: list = [(frames, "causal" if self.causal else "full")]
-        if self.as_memory:
-            mask = segment_mask(own, audio_valid)
-            return self.transformer(audio, mask, condition, embedded, text.valid[:, None, None], cache)
-        # A causal stage's text does not look at the codes; the other sees one segment.
-        segments = [(symbols, "full"), *own] if self.causal else [(symbols + frames, "full")]
-        mask = segment_mask(segments, torch.cat([text.valid, audio_valid], dim=1))
-        hidden = self.transformer(torch.cat([embedded, audio], dim=1), mask, condition, past_key_values=cache)
-        return hidden[:, symbols:]
 
 
 class ValleForConditionalGeneration(CodecLMPreTrainedModel):
@@ -250,12 +151,23 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, (nn.Embedding, FactorizedEmbedding)):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Of the text, in the first transformer; the second has its own."""
         return self.ar.text_embedding
+
+    def _code_weights(self) -> list[list[tuple[int, Tensor]]]:
+        def weights(modules: nn.ModuleList, first: int) -> list[tuple[int, Tensor]]:
+            return [(first + number, module.weight) for number, module in enumerate(modules)]
+
+        stages = [(self.ar, 0)] if self.nar is None else [(self.ar, 0), (self.nar, 1)]
+        return [
+            part
+            for stage, first in stages
+            for part in (weights(stage.audio_embeddings, 0), weights(stage.heads, first))
+        ]
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
         """Not supported: it would change one of the two tables of text.
@@ -338,7 +250,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
-    def _ar_loss(self, text: _Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _ar_loss(self, text: Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the first codebook, their summed loss, and the codes they should have said."""
         codes = labels[:, 0].where(labels[:, 0] >= 0, self.config.end_id)
         after = codes.new_full((len(codes), 1), self.config.end_id)
@@ -355,7 +267,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         return logits, cross_entropy_sum(logits, targets if self.config.original_loss else known), known
 
     def _aligned_ar_loss(
-        self, text: _Text, prompt: Tensor, labels: Tensor, symbols: Tensor
+        self, text: Text, prompt: Tensor, labels: Tensor, symbols: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits of the first codebook and of going on, their summed loss, and the codes that were to be predicted.
 
@@ -396,7 +308,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     def _nar_loss(
         self,
-        text: _Text,
+        text: Text,
         prompt: Tensor,
         codes: Tensor,
         targets: Tensor,
@@ -596,9 +508,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 "long it lasts: give prompt_durations (training.alignment finds them), or leave the prompt's text out."
             )
 
-    def _pointer(
-        self, text: _Text, prompt_symbols: Tensor, decoding: Decoding, threshold: float | None
-    ) -> TextPointer:
+    def _pointer(self, text: Text, prompt_symbols: Tensor, decoding: Decoding, threshold: float | None) -> TextPointer:
         """Where the text begins that is to be said; `decoding` ends a row where its text does."""
         if threshold is not None and not 0 < threshold <= 1:
             raise ValueError(f"advance_threshold must be a probability above 0, or None to draw, got {threshold}.")
@@ -621,9 +531,9 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         return ahead.scatter(1, lengths[:, None] - 1, place[:, None])
 
     def _fill_levels(
-        self, text: _Text, prompt: Tensor, codes: Tensor, symbols: Tensor | None = None
+        self, text: Text, prompt: Tensor, codes: Tensor, symbols: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The other codebooks of the first one's `codes` `(batch, 1, frames)`, each the most likely code."""
+        """The other codebooks of the first one's `codes` `(batch, 1, frames)`, one after the other."""
         found, ended = [], codes[:, 0] == NO_CODE
         for level in range(1, self.config.num_codebooks if codes.shape[-1] else 1):
             logits = self._nar_logits(text, prompt, codes, level, symbols)
@@ -634,7 +544,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             codes = codes.expand(-1, self.config.num_codebooks, -1)
         return codes, tuple(found)
 
-    def _said(self, text: _Text, prompt_lengths: Tensor | None) -> _Text:
+    def _said(self, text: Text, prompt_lengths: Tensor | None) -> Text:
         """What the second transformer reads: in prefix modes 2 and 4 the text without the prompt's.
 
         With `monotonic_alignment` it is told where it is, and reads all that it has read in training.
@@ -649,9 +559,9 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         lengths = kept.sum(1)
         order = torch.argsort(~kept, dim=1, stable=True)[:, : int(lengths.max())]
         valid = places[: order.shape[1]] < lengths[:, None]
-        return _Text(text.ids.gather(1, order), valid, valid)
+        return Text(text.ids.gather(1, order), valid, valid)
 
-    def _limits(self, text: _Text, max_frames: int | None, pointer: TextPointer | None) -> Tensor:
+    def _limits(self, text: Text, max_frames: int | None, pointer: TextPointer | None) -> Tensor:
         """Frames that each row has at most."""
         if max_frames is not None:
             return torch.full((len(text.ids),), max_frames, device=text.ids.device)
@@ -679,7 +589,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         return self.ar.embed_audio(embedded, positions, symbols)
 
     def _nar_logits(
-        self, text: _Text, prompt: Tensor, codes: Tensor, level: int, symbols: Tensor | None = None
+        self, text: Text, prompt: Tensor, codes: Tensor, level: int, symbols: Tensor | None = None
     ) -> Tensor:
         """What the second transformer says of a level.
 
@@ -715,7 +625,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             embedded = embedded + self.nar.audio_embeddings[level](codes[:, level].clamp(min=0))
         return embedded
 
-    def _text(self, input_ids: Tensor, attention_mask: Tensor | None, prenet_sees_padding: bool = False) -> _Text:
+    def _text(self, input_ids: Tensor, attention_mask: Tensor | None, prenet_sees_padding: bool = False) -> Text:
         if input_ids.ndim != 2 or not input_ids.numel():
             raise ValueError(f"input_ids must have shape (batch, symbols), not empty; got {tuple(input_ids.shape)}.")
         if input_ids.min() < 0 or input_ids.max() >= self.config.vocab_size:
@@ -729,7 +639,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         valid = valid.bool()
         if not valid[:, 0].all() or (valid[:, 1:] & ~valid[:, :-1]).any():
             raise ValueError("attention_mask must be 1 up to each row's end and 0 after it: pad texts on the right.")
-        return _Text(input_ids, valid, None if prenet_sees_padding else valid)
+        return Text(input_ids, valid, None if prenet_sees_padding else valid)
 
     def _prompt(self, prompt_codes: Tensor | None, batch: int) -> Tensor:
         if prompt_codes is None:
@@ -739,7 +649,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     def _frame_symbols(
         self,
-        text: _Text,
+        text: Text,
         prompt: Tensor,
         codes: Tensor | None,
         prompt_durations: Tensor | None,

@@ -53,6 +53,8 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
     # A pipeline of transformers asks its tokenizer, which a processor is there (`codec_lm_hf.register`), what to pad
     # by. It knows only of texts, so it is told not to make batches.
     pad_token_id = None
+    # The first one is what a trainer measures examples by, to batch those of one length.
+    model_input_names = ("input_ids", "attention_mask")
 
     def __init__(
         self,

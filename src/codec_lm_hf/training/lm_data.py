@@ -44,6 +44,8 @@ class Examples:
             space between them, lists end to end. So a model that goes on from a prompt learns what that looks like.
         speaker: column; `None`: all rows are of one speaker.
         longest: frames; longer rows are left out.
+        prompt_frames: the fewest and the most frames of a prompt; how many, and which of its row, is drawn. `None`:
+            all that it has.
     """
 
     processor: CodecLMProcessor
@@ -53,10 +55,20 @@ class Examples:
     join: int = 1
     speaker: str | None = None
     longest: int | None = None
+    prompt_frames: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.join < 1:
             raise ValueError(f"join must be at least 1, got {self.join}.")
+        if self.prompt_frames is None:
+            return
+        if not 1 <= self.prompt_frames[0] <= self.prompt_frames[1]:
+            raise ValueError(f"prompt_frames must rise and begin at 1 at least, got {self.prompt_frames}.")
+        if other := set(self.prompt.values()) - {"codes"}:
+            raise ValueError(
+                f"a piece of a prompt is made of its codes alone, but the prompt also has {', '.join(sorted(other))}; "
+                "leave prompt_frames out, or these."
+            )
 
     @property
     def columns(self) -> set[str]:
@@ -77,15 +89,23 @@ class Examples:
     def speaker_of(self, row: Row) -> Any:
         return row[self.speaker] if self.speaker else None
 
-    def __call__(self, row: Row, companions: Sequence[Row]) -> dict[str, Tensor]:
-        """The example of a row and of as many `companions` as it needs, the prompt's last."""
+    def __call__(self, row: Row, companions: Sequence[Row], rng: np.random.Generator) -> dict[str, Tensor]:
+        """The example of a row and of as many `companions` as it needs, the prompt's last; `rng` draws its piece."""
         joined = [*companions[: self.join - 1], row]
         given = {
             argument: [_joined([self._value(part, column) for part in joined])]
             for argument, column in {**self.inputs, **self.targets}.items()
         }
+        if self.prompt and self.prompt_frames is not None:
+            companions = [*companions[:-1], self._piece(companions[-1], rng)]
         given |= {argument: [self._value(companions[-1], column)] for argument, column in self.prompt.items()}
         return {name: value[0] for name, value in self.processor(**given).items()}
+
+    def _piece(self, row: Row, rng: np.random.Generator) -> Row:
+        frames = row["num_frames"]
+        count = min(int(rng.integers(*self.prompt_frames, endpoint=True)), frames)
+        start = int(rng.integers(frames - count, endpoint=True))
+        return {**row, "codes": [codebook[start : start + count] for codebook in row["codes"]]}
 
     def _value(self, row: Row, column: str) -> Any:
         # The first codebooks of a residual codec are its codes at a lower rate.
@@ -155,7 +175,12 @@ class CodesDataset(Dataset):
 
     def companions(self, index: int) -> list[Row]:
         """Other rows of the same speaker, as many as an example needs."""
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        return self._companions(index, self._rng(index))
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, self.epoch, index))
+
+    def _companions(self, index: int, rng: np.random.Generator) -> list[Row]:
         _, group, own = self._kept[index]
         count, others = self.examples.companions, len(self._groups[group]) - 1
         if not count:
@@ -166,7 +191,8 @@ class CodesDataset(Dataset):
         return [self.rows[int(place)] for place in places]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.examples(self.row(index), self.companions(index))
+        rng = self._rng(index)
+        return self.examples(self.row(index), self._companions(index, rng), rng)
 
 
 class StreamCodesDataset(IterableDataset):
@@ -205,7 +231,7 @@ class StreamCodesDataset(IterableDataset):
                     rng = np.random.default_rng((self.seed, part, epoch, index))
                     drawn = rng.choice(len(others), count, replace=len(others) < count) if count else ()
                     empty = False
-                    yield self.examples(row, [others[place] for place in drawn])
+                    yield self.examples(row, [others[place] for place in drawn], rng)
                 if count:
                     spoken.append(row)
             if empty:

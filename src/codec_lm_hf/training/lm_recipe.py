@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Collection, Iterable
@@ -40,7 +41,7 @@ from .recipe_base import (
 
 _SECTIONS = ("model", "processor", "data", "training", "evaluation")
 _MAPPINGS = ("inputs", "targets", "prompt")
-_DATA = ("train", "eval", "streaming", *_MAPPINGS, "join", "speaker", "max_seconds", "seed")
+_DATA = ("train", "eval", "streaming", *_MAPPINGS, "join", "speaker", "max_seconds", "prompt_seconds", "seed")
 _EVALUATION = ("rows", "prompt", "text", "judges", "generation", "seed")
 # What a processor is told by the recipe's other sections.
 _SETTLED = ("self", "codec_name", "codec_revision", "num_codebooks", "codebook_size")
@@ -83,7 +84,8 @@ def build_model(
     """The language model of a recipe and its processor.
 
     Args:
-        section: `from` a checkpoint, or a fresh one of a `family`, optionally a `preset`, and fields.
+        section: `from` a checkpoint, or a fresh one of a `family`, optionally a `preset`, and fields. With
+            `start_from_codec`, see the model's method of this name.
         processor_section: `codec`, and what the family's processor takes beside.
         header: of the codes. A fresh model takes as many codebooks as they have, unless the section says otherwise.
         texts: of the corpus, for a fresh processor.
@@ -95,6 +97,7 @@ def build_model(
     """
     section, fields = dict(section), dict(processor_section)
     codec, start = fields.pop("codec", None), section.pop("from", None)
+    start_from_codec = section.pop("start_from_codec", False)
     if codec is not None:
         codec = checkpoint_of(codec, root)
     if start is None:
@@ -128,6 +131,8 @@ def build_model(
             f"the model takes {processor.num_codebooks} codebooks, the codes have {header.num_codebooks}; give the "
             "model num_codebooks, or tokenize at a higher bandwidth."
         )
+    if start_from_codec:
+        model.start_from_codec(processor.codec)
     return model, processor
 
 
@@ -146,10 +151,19 @@ def build_examples(
     for mapping in named.values():
         _check_arguments(processor, mapping)
     speaker = section.get("speaker") or ("speaker" if has_column(folders, "speaker") else None)
-    longest = None
-    if "max_seconds" in section:
-        longest = round(section["max_seconds"] * header.sampling_rate / header.hop_length)
-    return Examples(processor, **named, join=section.get("join", 1), speaker=speaker, longest=longest)
+
+    def frames(seconds: float) -> int:
+        return round(seconds * header.sampling_rate / header.hop_length)
+
+    longest = frames(section["max_seconds"]) if "max_seconds" in section else None
+    piece = None
+    if "prompt_seconds" in section:
+        if not isinstance(section["prompt_seconds"], list) or len(section["prompt_seconds"]) != 2:
+            raise RecipeError(f"prompt_seconds must be two numbers, from and to, got {section['prompt_seconds']!r}.")
+        piece = tuple(map(frames, section["prompt_seconds"]))
+    return Examples(
+        processor, **named, join=section.get("join", 1), speaker=speaker, longest=longest, prompt_frames=piece
+    )
 
 
 def _check_arguments(processor: CodecLMProcessor, names: Collection[str]) -> None:
@@ -180,7 +194,9 @@ def build_speaking(
     check_names("generation field", options, known)
     text = section.get("text") or ("text" if has_column(folders, "text") else None)
     judges = {name: JUDGES[name]() for name in section.get("judges", ())}
-    asked = Examples(examples.processor, examples.inputs, {}, prompt, 1, examples.speaker, examples.longest)
+    asked = dataclasses.replace(
+        examples, targets={}, prompt=prompt, join=1, prompt_frames=examples.prompt_frames if prompt else None
+    )
     requests = CodesDataset(read_rows(folders, asked.columns | ({text} if text else set())), asked, seed)
     count = min(section.get("rows", 8), len(requests))
     if count < 1:

@@ -36,6 +36,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         activation: its activation, by its name in transformers.
         norm_first: normalise the input of each part instead of its sum with the residual connection.
         dropout: in training, on attention weights, hidden activations and the output of each part.
+        attention_dropout: another one for attention weights; `None`: the same.
         bias: of the linear layers.
         adaptive: norms that depend on a condition.
         cross_attention: attend to a memory between the two parts.
@@ -51,6 +52,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         activation: str = "gelu",
         norm_first: bool = False,
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
         bias: bool = True,
         adaptive: bool = False,
         cross_attention: bool = False,
@@ -60,11 +62,12 @@ class TransformerLayer(GradientCheckpointingLayer):
         super().__init__()
         self.index = index
         self.norm_first = norm_first
-        self.attention = MultiHeadAttention(dim, num_heads, dropout, bias, config)
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
+        self.attention = MultiHeadAttention(dim, num_heads, attention_dropout, bias, config)
         self.attention_norm = _norm(dim, adaptive)
         self.cross_attention = None
         if cross_attention:
-            self.cross_attention = MultiHeadAttention(dim, num_heads, dropout, bias, config)
+            self.cross_attention = MultiHeadAttention(dim, num_heads, attention_dropout, bias, config)
             self.cross_attention_norm = _norm(dim, adaptive)
         self.feedforward_in = Linear(dim, feedforward, bias=bias)
         self.feedforward_out = Linear(feedforward, dim, bias=bias)

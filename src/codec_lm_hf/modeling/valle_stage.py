@@ -1,0 +1,125 @@
+"""VALL-E's two transformers: what both are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from ..configuration.valle import ValleConfig
+from .layers.alignment import AlignedSymbols
+from .layers.attention import segment_mask
+from .layers.factorized import FactorizedEmbedding, FactorizedHead
+from .layers.linear import Linear
+from .layers.positions import ScaledPositions
+from .layers.prenet import ConvPrenet, LinearPrenet
+from .layers.transformer import Transformer
+
+
+@dataclass
+class Text:
+    """Symbols `(batch, symbols)` and which are no padding; `prenet_valid`: what the prenet takes for padding."""
+
+    ids: Tensor
+    valid: Tensor
+    prenet_valid: Tensor | None
+
+
+def _code_embedding(config: ValleConfig, size: int, dim: int) -> nn.Module:
+    inner = config.code_embedding_size
+    return nn.Embedding(size, dim) if inner is None else FactorizedEmbedding(size, dim, inner)
+
+
+def _code_head(config: ValleConfig, dim: int, size: int) -> nn.Module:
+    inner = config.code_embedding_size
+    return Linear(dim, size, bias=False) if inner is None else FactorizedHead(dim, size, inner)
+
+
+class ValleStage(nn.Module):
+    """A transformer over text and codes, with its embeddings and heads.
+
+    Args:
+        config: of the model.
+        sizes: `dim`, `num_heads` and `num_layers`.
+        tables: entries of each table of code embeddings.
+        heads: entries of each head.
+        stages: conditions of the norms; 0: plain norms.
+        text_dropout: after the positions of the text.
+        causal: each frame sees the frames before it.
+    """
+
+    def __init__(
+        self,
+        config: ValleConfig,
+        sizes: dict[str, int],
+        tables: list[int],
+        heads: list[int],
+        stages: int = 0,
+        text_dropout: float = 0.0,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        dim = sizes["dim"]
+        self.causal = causal
+        self.as_memory = config.text_condition == "cross_attention"
+        self.text_embedding = nn.Embedding(config.vocab_size, dim)
+        self.audio_embeddings = nn.ModuleList([_code_embedding(config, size, dim) for size in tables])
+        self.text_prenet = ConvPrenet(dim) if config.add_prenet else None
+        self.audio_prenet = LinearPrenet(dim) if config.add_prenet else nn.Identity()
+        self.text_positions = ScaledPositions(text_dropout, trainable=causal)
+        self.audio_positions = ScaledPositions(config.dropout, trainable=causal)
+        self.stage_embeddings = nn.ModuleList([nn.Embedding(1, dim) for _ in range(stages)])
+        self.transformer = Transformer(
+            **sizes,
+            final_norm=config.norm_first,
+            adaptive=stages > 0,
+            feedforward=dim * config.intermediate_ratio,
+            activation="relu",
+            norm_first=config.norm_first,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            cross_attention=self.as_memory,
+            config=config,
+        )
+        self.heads = nn.ModuleList([_code_head(config, dim, size) for size in heads])
+        self.aligned = self.advance = None
+        if config.monotonic_alignment:
+            self.aligned = AlignedSymbols(config.vocab_size, dim, config.alignment_context)
+            self.advance = Linear(dim, config.max_advance + 1) if causal else None
+
+    def embed_text(self, text: Text) -> Tensor:
+        embedded = self.text_embedding(text.ids)
+        if self.text_prenet is not None:
+            embedded = self.text_prenet(embedded, text.prenet_valid)
+        return self.text_positions(embedded, torch.arange(text.ids.shape[1], device=text.ids.device)[None])
+
+    def embed_audio(self, embedded: Tensor, positions: Tensor, symbols: Tensor | None = None) -> Tensor:
+        """Embeddings of codes `(batch, frames, dim)` at `positions` `(batch or 1, frames)`, made ready.
+
+        `symbols` of the same shape are those that the frames say, where the model is told.
+        """
+        embedded = self.audio_prenet(embedded)
+        return self.audio_positions(embedded if symbols is None else embedded + symbols, positions)
+
+    def forward(
+        self,
+        text: Text,
+        audio: Tensor,
+        audio_valid: Tensor,
+        condition: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Text and what `embed_audio` gave to hidden states of the audio, both `(batch, frames, dim)`."""
+        symbols, frames = text.ids.shape[1], audio.shape[1]
+        embedded = self.embed_text(text)
+        own: list = [(frames, "causal" if self.causal else "full")]
+        if self.as_memory:
+            mask = segment_mask(own, audio_valid)
+            return self.transformer(audio, mask, condition, embedded, text.valid[:, None, None], cache)
+        # A causal stage's text does not look at the codes; the other sees one segment.
+        segments = [(symbols, "full"), *own] if self.causal else [(symbols + frames, "full")]
+        mask = segment_mask(segments, torch.cat([text.valid, audio_valid], dim=1))
+        hidden = self.transformer(torch.cat([embedded, audio], dim=1), mask, condition, past_key_values=cache)
+        return hidden[:, symbols:]
