@@ -1,6 +1,7 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+VOICE := src/codec_lm_hf/pretrained/tts/voice.ogg
 export OMP_NUM_THREADS ?= 2
 # So that no make target reaches a hub by accident.
 export HF_HUB_OFFLINE ?= 1
@@ -9,6 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 
 demo: $(VENV)/.demo
 	$(BIN)/codec-lm roundtrip --output out
+	$(BIN)/codec-lm generate --text "three one four one five" --prompt $(VOICE) --output out/spoken.wav
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -41,7 +43,7 @@ $(VENV)/.torch: $(VENV)/bin/python constraints.txt
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[metrics,demo]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[metrics,demo,gruut]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

@@ -61,6 +61,14 @@ def test_the_commands_run(folder):
     assert written == {"original.wav", "reconstructed.wav", "codes.safetensors", "roundtrip.png"}
 
 
+def test_the_bundled_model_speaks_as_the_readme_says(folder):
+    pytest.importorskip("gruut", reason="the model reads phonemes: pip install '.[gruut]'")
+    (command,) = [line.strip() for line in section("Language models").splitlines() if "codec-lm generate" in line]
+    _, *arguments = shlex.split(command)
+    subprocess.run([sys.executable, "-m", "codec_lm_hf.cli", *arguments], check=True, capture_output=True)
+    assert (folder / "out.wav").stat().st_size > 16000
+
+
 def test_files_that_the_readme_names_exist():
     for name in re.findall(r"\]\(([^)#:]+)\)|(recipes/[a-z_0-9]+\.yaml)", README):
         assert (PROJECT / (name[0] or name[1])).exists(), name
@@ -89,6 +97,21 @@ def test_the_figures_of_the_bundled_codec_are_those_that_the_benchmark_wrote():
             cells = [f"{row['wer']:.1%}", f"{row['exact']:.0%}", f"{row['speaker_nearest']:.0%}"]
             cells.append(f"{row['speaker_cosine']:.2f}")
             assert f"| {' | '.join(cells)} |" in text
+
+
+def test_the_figures_of_the_speaking_model_are_those_that_the_benchmark_wrote():
+    folder = Path(codec_lm_hf.bundled("tts"))
+    rows = json.loads((folder / "metrics.json").read_text())["speech"]
+    card = (folder / "README.md").read_text()
+    for row in rows:
+        cells = [f"{row['wer']:.1%}", f"{row['exact']:.0%}", f"{row['speaker_nearest']:.0%}"]
+        cells.append(f"{row['speaker_cosine']:.2f}")
+        assert all(f"| {' | '.join(cells)} |" in text for text in (section("Measured"), card))
+        kinds = [f"{rate:.1%}" for rate in row["kinds"].values()]
+        assert f"| {' | '.join(kinds)} |" in card
+    said = rows[-1]
+    cells = f"| {said['length']:.2f} | {said['longest']:.2f} | {said['speed']:.1f} |"
+    assert cells in section("Measured") and cells in card
 
 
 @pytest.mark.parametrize("name", [row.name for row in FAMILIES])

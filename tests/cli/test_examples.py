@@ -13,11 +13,9 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-import codec_lm_hf
 from codec_lm_hf.cli import app
 from codec_lm_hf.demo.roundtrip import SPEECH
 from tests.common.tiny import TINY
-from tests.common.tiny_lm import TINY_LM
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [command.name for command in app.registered_commands]
@@ -86,13 +84,13 @@ def prepare_recipe(folder: Path) -> None:
 def prepare_lm_recipe(folder: Path) -> None:
     """The recipe with two steps of a small model, letters and no judges, and a little data where it looks for it."""
     recipe = yaml.safe_load((PROJECT / "recipes" / "valle_phrases.yaml").read_text())
-    recipe["model"] |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    recipe["model"] |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "nar_scale_factor": 1}
     recipe["processor"]["frontend"] = "graphemes"
     recipe["evaluation"] |= {"rows": 1, "judges": []}
     recipe["evaluation"]["generation"] |= {"max_new_tokens": 5}
     recipe["training"] |= {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0, "eval_steps": 1}
     recipe["training"] |= {"save_steps": 1, "metric_for_best_model": "loss", "logging_steps": 1}
-    recipe["training"] |= {"lr_scheduler_kwargs": {"num_decay_steps": 1}}
+    recipe["training"] |= {"lr_scheduler_kwargs": {"num_decay_steps": 1}, "bf16": False}
     (folder / "recipes").mkdir()
     (folder / "recipes" / "valle_phrases.yaml").write_text(yaml.safe_dump(recipe))
     prepare_recordings(folder)
@@ -106,14 +104,7 @@ def prepare_lm_recipe(folder: Path) -> None:
         codec_lm("align", codes, "-o", str(folder / "DATA" / data))
 
 
-def prepare_language_model(folder: Path) -> None:
-    """A tiny one, not trained, with its processor and codec, and a voice."""
-    symbols = codec_lm_hf.ValleProcessor.symbols_of(["hi"])
-    fields = {**TINY_LM["valle"].fields, "vocab_size": len(symbols), "codebook_size": 1024}
-    codec_lm_hf.ValleForConditionalGeneration(codec_lm_hf.ValleConfig(**fields)).save_pretrained(folder / "valle")
-    processor = codec_lm_hf.ValleProcessor(symbols, num_codebooks=fields["num_codebooks"])
-    processor.codec = codec_lm_hf.AutoCodecModel.from_pretrained(codec_lm_hf.bundled("codec"))
-    processor.save_pretrained(folder / "valle")
+def prepare_voice(folder: Path) -> None:
     prepare_recording(folder)
     (folder / "speech.wav").rename(folder / "me.wav")
 
@@ -125,7 +116,7 @@ def prepare_codec(folder: Path) -> None:
 
 
 PREPARE = {
-    "generate": prepare_language_model,
+    "generate": prepare_voice,
     "encode": prepare_recording,
     "decode": prepare_codes,
     "convert": prepare_checkpoint,
@@ -136,7 +127,7 @@ PREPARE = {
     "train-lm": prepare_lm_recipe,
 }
 LEAVES = {
-    "generate": ["hi.wav"],
+    "generate": ["out.wav"],
     "encode": ["speech.codes"],
     "decode": ["back.wav"],
     "convert": ["my-codec/config.json", "my-codec/model.safetensors", "my-codec/conversion.json"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from codec_lm_hf.evaluation.benchmark import (
     ModelCoder,
     OpusCoder,
     Recording,
+    Speaker,
     SpeechJudge,
     markdown_table,
     measure_quality,
@@ -29,6 +31,7 @@ from codec_lm_hf.evaluation.benchmark import (
 )
 
 from ..common.tiny import TINY
+from ..common.tiny_lm import TEXTS, TINY_LM
 
 PROJECT = Path(__file__).parents[2]
 SPEECH = Path(codec_lm_hf.__file__).parent / "demo" / "speech.flac"
@@ -243,6 +246,43 @@ def test_the_judge_counts_words_and_speakers(spoken):
     assert (coded["speaker_nearest"], coded["speaker_cosine"]) == (0.5, 0.5)
     assert [row["nearest_speaker"] for row in coded["recordings"]] == ["a"] * 4
     assert coded["recordings"][0]["heard"] == "one"
+    assert coded["kinds"] == {}
+
+
+@needs_judges
+def test_the_judge_tells_kinds_of_texts_apart(spoken):
+    kinds = ["digits", "digits", "time", "time"]
+    judge = SpeechJudge(
+        [dataclasses.replace(one, kind=kind) for one, kind in zip(spoken, kinds, strict=True)],
+        lambda audio, rate: "one two" if audio.max() >= 0.4 else "one",
+        lambda audio, rate: np.array([1.0]),
+    )
+    assert judge(None)["kinds"] == {"digits": 0.5, "time": 0.0}
+
+
+def test_a_model_says_texts_in_voices_of_other_recordings(spoken):
+    model, processor = TINY_LM["valle-monotonic"].pair()
+    heard, whole = [], model.generate
+
+    def generate(**given):
+        heard.append((given["prompt_codes"].shape[-1], given["seed"]))
+        return whole(**given)
+
+    model.generate = generate
+    speaker = Speaker(model, processor, spoken, 0.2, "tiny", seed=3, max_new_tokens=6)
+    text = TEXTS[0]
+    said = [speaker(dataclasses.replace(one, text=text)) for one in spoken]
+    assert [one.seconds for one in said] == [6 / 50] * 4 and all(len(one.audio) == 0.12 * 16000 for one in said)
+    # A fifth of a second of 50 frames.
+    assert heard == [(10, 3), (10, 4), (10, 5), (10, 6)]
+    assert {name: prompt.name for name, prompt in speaker.prompts.items()} == {
+        "a1": "a2",
+        "a2": "a1",
+        "b1": "b2",
+        "b2": "b1",
+    }
+    with pytest.raises(ValueError, match="'a' has one recording only"):
+        Speaker(model, processor, spoken[:1], 0.2, "tiny")
 
 
 def test_words_and_voices_need_a_transcript(spoken):

@@ -12,10 +12,13 @@ def generate(
     text: Annotated[str, typer.Option(help="What is to be said, or what the music or sound is like.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file, or - for standard output.")],
     model: Annotated[
-        str | None, typer.Option(help="Directory or repository id of a language model with its processor.")
-    ] = None,
+        str, typer.Option(help="Directory or repository id of a language model with its processor.")
+    ] = "bundled:tts",
     prompt: Annotated[
-        Path | None, typer.Option(help="Recording of the voice, or of the music that is gone on from.")
+        Path | None,
+        typer.Option(
+            help="Recording of the voice, or of the music that is gone on from. The bundled model brings a voice."
+        ),
     ] = None,
     prompt_text: Annotated[str | None, typer.Option(help="What the prompt says; nothing by default.")] = None,
     melody: Annotated[Path | None, typer.Option(help="Recording whose melody is followed.")] = None,
@@ -29,31 +32,30 @@ def generate(
 ) -> None:
     """Speak a text, in the voice of a prompt; or play what a text describes, perhaps along a melody.
 
-    Example: codec-lm generate --model valle --text hi --prompt me.wav -o hi.wav
+    Example: codec-lm generate --text "three one four" --prompt me.wav -o out.wav
     """
     import inspect
 
     import transformers
 
     from ..modeling.auto import family_at
+    from ..pretrained import is_bundled, locate
     from ..processing.audio import load_audio
     from .common import output_file
     from .decode import write_audio
 
-    if model is None:
-        raise ValueError(
-            "name a language model with --model; none comes with the package. Train one on codes of your recordings: "
-            "docs/train_lm.md."
-        )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    row = family_at(model)
+    folder = locate(model)
+    if is_bundled(model) and prompt is None:
+        prompt = Path(folder) / "voice.ogg"
+    row = family_at(folder)
     if row is None or row.kind != "lm" or row.processor is None:
         raise ValueError(
             f"{model} is no codec language model that this command can give a text; `codec-lm list` names them."
         )
-    processor = row.load("processor").from_pretrained(model)
-    lm = row.load("model").from_pretrained(model).eval()
+    processor = row.load("processor").from_pretrained(folder)
+    lm = row.load("model").from_pretrained(folder).eval()
     config = processor.codec.config
     given = {"audio": prompt, "prompt_text": prompt_text, "melody": melody}
     given = {name: value for name, value in given.items() if value is not None}

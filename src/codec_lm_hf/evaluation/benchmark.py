@@ -19,7 +19,9 @@ import torch
 
 from ..bitstream.codes import CodesHeader, CodesWriter
 from ..modeling.codec_base import CodecPreTrainedModel
+from ..modeling.lm_base import CodecLMPreTrainedModel
 from ..processing.audio import audio_files, load_audio, save_audio, to_format
+from ..processing.codec_lm_processor import CodecLMProcessor
 from ..processing.metadata import read_metadata
 from .judges import nearest_speakers, word_errors
 from .metrics import evaluate_pair
@@ -37,6 +39,7 @@ class Recording:
         sampling_rate: Hz.
         text: what is said, if known.
         speaker: who says it, if known.
+        kind: of text, where the metadata tell some apart.
     """
 
     name: str
@@ -44,10 +47,11 @@ class Recording:
     sampling_rate: int
     text: str = ""
     speaker: str = ""
+    kind: str = ""
 
 
 def read_recordings(folder: str | Path, limit: int | None = None) -> list[Recording]:
-    """Recordings of a folder, mixed to one channel; `text` and `speaker` from its metadata where it has some.
+    """Recordings of a folder, mixed to one channel; `text`, `speaker` and `kind` from its metadata where it has some.
 
     Args:
         folder: of audio files.
@@ -71,7 +75,8 @@ def read_recordings(folder: str | Path, limit: int | None = None) -> list[Record
         audio, rate = load_audio(path, channels=1)
         name = path.relative_to(folder).as_posix()
         row = known.get(name, {})
-        recordings.append(Recording(name, audio[0], rate, row.get("text", ""), row.get("speaker", "")))
+        facts = {field: row.get(field, "") for field in ("text", "speaker", "kind")}
+        recordings.append(Recording(name, audio[0], rate, **facts))
     return recordings
 
 
@@ -250,8 +255,92 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+class Sounding(Protocol):
+    """What a listener needs of `Coded` and `Spoken`."""
+
+    audio: np.ndarray
+
+
+class Source(Protocol):
+    """A `Coder` of recordings, or a `Speaker` of their texts."""
+
+    name: str
+
+    def __call__(self, recording: Recording) -> Sounding: ...
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a language model said.
+
+    Attributes:
+        audio: float32 `(samples,)`, at the rate of the recording whose text it is.
+        seconds: it lasts.
+        took: seconds of work, from text and prompt to audio.
+    """
+
+    audio: np.ndarray
+    seconds: float
+    took: float
+
+
+class Speaker:
+    """A language model that says what was said in recordings, each in the voice of another one of its speaker.
+
+    Args:
+        model: in eval mode.
+        processor: of the model.
+        recordings: of every speaker at least two.
+        prompt_seconds: of the other recording, from its beginning.
+        name: of the model.
+        **options: of `generate`; a recording's place is added to the `seed`, 0 by default.
+
+    Attributes:
+        spoken: what was said so far, with the name of its recording.
+
+    Raises:
+        ValueError: a speaker has one recording only.
+    """
+
+    def __init__(
+        self,
+        model: CodecLMPreTrainedModel,
+        processor: CodecLMProcessor,
+        recordings: Sequence[Recording],
+        prompt_seconds: float,
+        name: str,
+        **options,
+    ) -> None:
+        self.model, self.processor, self.prompt_seconds, self.name = model, processor, prompt_seconds, name
+        self.seed, self.options = options.pop("seed", 0), options
+        self.places = {recording.name: place for place, recording in enumerate(recordings)}
+        self.prompts: dict[str, Recording] = {}
+        self.spoken: dict[str, Spoken] = {}
+        for recording in recordings:
+            own = [other for other in recordings if other.speaker == recording.speaker]
+            if len(own) < 2:
+                raise ValueError(
+                    f"{recording.speaker!r} has one recording only, and the prompt has to be another one."
+                )
+            self.prompts[recording.name] = own[(own.index(recording) + 1) % len(own)]
+
+    @torch.inference_mode()
+    def __call__(self, recording: Recording) -> Spoken:
+        rate, other = self.processor.codec.config.sampling_rate, self.prompts[recording.name]
+        piece = other.audio[: round(self.prompt_seconds * other.sampling_rate)]
+        prompt, _ = to_format(piece[None], other.sampling_rate, rate, 1)
+        started = time.perf_counter()
+        inputs = self.processor(recording.text, audio=prompt[0], sampling_rate=rate)
+        codes = self.model.generate(**inputs, seed=self.seed + self.places[recording.name], **self.options)
+        wave = self.processor.batch_decode(codes)[0].float().numpy()
+        took = time.perf_counter() - started
+        audio, _ = to_format(wave, rate, recording.sampling_rate, 1)
+        self.spoken[recording.name] = Spoken(audio[0], wave.shape[-1] / rate, took)
+        return self.spoken[recording.name]
+
+
 class SpeechJudge:
-    """Whether words and voices survive a codec.
+    """Whether words and voices survive a codec, or are there in what a model says.
 
     Args:
         recordings: originals with transcripts and speakers.
@@ -277,20 +366,23 @@ class SpeechJudge:
         self.recordings, self.recognise, self.embed = recordings, recognise, embed
         self.voices = np.stack([embed(recording.audio, recording.sampling_rate) for recording in recordings])
 
-    def __call__(self, coder: Coder | None, progress: Callable[[Sequence], Iterable] = iter) -> dict:
-        """Judge the resynthesis by `coder`, or the originals themselves for `None`.
+    def __call__(self, coder: Source | None, progress: Callable[[Sequence], Iterable] = iter) -> dict:
+        """Judge what `coder` makes of the recordings, or the recordings themselves for `None`.
 
         Returns:
             One row of the report: `name`; `wer`, word errors over words; `exact`, the share of recordings without an
             error; `speaker_nearest`, the share whose voice is nearest to its own speaker's other recordings (`None` if
-            no speaker has two); `speaker_cosine`, to the original; and `recordings`, one by one.
+            no speaker has two); `speaker_cosine`, to the original; `kinds`, the word error rate of each kind of text;
+            and `recordings`, one by one.
         """
         rows, voices = [], []
         for recording in progress(self.recordings):
             audio = recording.audio if coder is None else coder(recording).audio
             heard = self.recognise(audio, recording.sampling_rate)
             errors, words = word_errors(heard, recording.text)
-            rows.append({"name": recording.name, "heard": heard, "errors": errors, "words": words})
+            rows.append(
+                {"name": recording.name, "kind": recording.kind, "heard": heard, "errors": errors, "words": words}
+            )
             voices.append(self.embed(audio, recording.sampling_rate))
         speakers = [recording.speaker for recording in self.recordings]
         nearest = nearest_speakers(np.stack(voices), self.voices, speakers)
@@ -299,12 +391,20 @@ class SpeechJudge:
         right = [float(name == own) for name, own in zip(nearest, speakers, strict=True) if name is not None]
         return {
             "name": "originals" if coder is None else coder.name,
-            "wer": sum(row["errors"] for row in rows) / sum(row["words"] for row in rows),
+            "wer": _word_error_rate(rows),
             "exact": float(np.mean([row["errors"] == 0 for row in rows])),
             "speaker_nearest": _mean(right),
             "speaker_cosine": float(np.mean([a @ b for a, b in zip(voices, self.voices, strict=True)])),
+            "kinds": {
+                kind: _word_error_rate([row for row in rows if row["kind"] == kind])
+                for kind in sorted({row["kind"] for row in rows} - {""})
+            },
             "recordings": rows,
         }
+
+
+def _word_error_rate(rows: Sequence[dict]) -> float:
+    return sum(row["errors"] for row in rows) / sum(row["words"] for row in rows)
 
 
 # Column of a row -> title and format.

@@ -12,7 +12,8 @@ def bundled(name: str) -> str:
     """Path of a small checkpoint that comes with the package, for `from_pretrained`.
 
     Args:
-        name: `"codec"`, the 16 kHz speech codec.
+        name: `"codec"`, the 16 kHz speech codec; `"tts"`, a VALL-E over it, which speaks (its frontend takes the extra
+            `gruut`; `voice.ogg` beside it is a prompt).
 
     Raises:
         ValueError: nothing of this name is bundled.

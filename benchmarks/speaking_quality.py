@@ -1,0 +1,112 @@
+"""Judges what a model says by the texts of recordings it was not trained on, beside those recordings and its codec.
+
+What it needs beyond the package is what codec_quality.py needs for words and voices. A model with the frontend gruut
+also needs the extra of this name.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import transformers
+import typer
+from tqdm.auto import tqdm
+
+import codec_lm_hf
+from codec_lm_hf.cli.common import output_file
+from codec_lm_hf.evaluation.benchmark import (
+    SPEECH_COLUMNS,
+    ModelCoder,
+    Speaker,
+    SpeechJudge,
+    markdown_table,
+    read_recordings,
+)
+from codec_lm_hf.evaluation.judges import Recogniser, SpeakerEncoder
+
+COLUMNS = {
+    **SPEECH_COLUMNS,
+    "name": ("speech", "{}"),
+    "length": ("length / original", "{:.2f}"),
+    "longest": ("longest", "{:.2f}"),
+    "speed": ("x real time", "{:.1f}"),
+}
+
+
+def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: float, seed: int) -> dict:
+    """The whole report."""
+    path = codec_lm_hf.bundled("tts") if name == "bundled" else name
+    processor = transformers.AutoProcessor.from_pretrained(path)
+    model = transformers.AutoModelForTextToWaveform.from_pretrained(path).eval()
+    clips = read_recordings(recordings, limit)
+    judge = SpeechJudge(clips, Recogniser(), SpeakerEncoder())
+    codec = processor.codec
+    counts = sorted({codec.config.num_codebooks, processor.num_codebooks, 1}, reverse=True)
+    speaker = Speaker(model, processor, clips, prompt_seconds, name, seed=seed)
+    speaker(clips[0])  # the first call is slow
+    rows = []
+    for source in (None, *(ModelCoder(codec, count, "its codec") for count in counts), speaker):
+        title = "originals" if source is None else source.name
+        rows.append(judge(source, lambda part, title=title: tqdm(part, desc=title, unit="clip", leave=False)))
+    lengths = [speaker.spoken[clip.name].seconds / (len(clip.audio) / clip.sampling_rate) for clip in clips]
+    said = speaker.spoken.values()
+    rows[-1] |= {
+        "length": sum(lengths) / len(lengths),
+        "longest": max(lengths),
+        "speed": sum(one.seconds for one in said) / sum(one.took for one in said),
+    }
+    return {
+        "codec_lm_hf": codec_lm_hf.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "recordings": str(recordings),
+        "limit": limit,
+        "prompt_seconds": prompt_seconds,
+        "seed": seed,
+        "speech": rows,
+    }
+
+
+def main(
+    recordings: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of recordings with text and speaker in metadata.jsonl, e.g. the validation split of "
+            "phrases_tts_24k."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Directory or repository id of a model that speaks.")] = "bundled",
+    prompt_seconds: Annotated[
+        float, typer.Option(help="Of another recording of the speaker, which is the prompt; nothing tells its text.")
+    ] = 3.0,
+    limit: Annotated[int | None, typer.Option(help="Use this many recordings, evenly spaced.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first recording.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of the models.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")] = Path(
+        "speaking_quality.json"
+    ),
+) -> None:
+    """Judge the words and voices of what a model says, and how long it takes.
+
+    Example: python benchmarks/speaking_quality.py DATA/phrases_tts_24k/validation
+    """
+    torch.set_num_threads(threads)
+    with output_file(output) as file:
+        report = measure(recordings, model, limit, prompt_seconds, seed)
+        report["threads"] = threads
+        file.write(json.dumps(report, indent=1, ensure_ascii=False).encode())
+    typer.echo(f"\n{markdown_table(report['speech'], COLUMNS)}\n")
+    kinds = list(report["speech"][0]["kinds"])
+    if kinds:
+        columns = {"name": ("WER by kind of text", "{}"), **{kind: (kind, "{:.1%}") for kind in kinds}}
+        typer.echo(f"{markdown_table([{**row, **row['kinds']} for row in report['speech']], columns)}\n")
+    typer.echo(f"written to {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
