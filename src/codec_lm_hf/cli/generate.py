@@ -76,3 +76,5 @@ def generate(
         raise ValueError("the model ended at once: there is nothing to write. Try another --seed.")
     with output_file(output) as file:
         write_audio(file, waves, config.sampling_rate, len(waves[0]), output.suffix or ".wav")
+    if str(output) != "-":
+        typer.echo(f"written to {output} ({len(waves[0][0]) / config.sampling_rate:.1f} s)")
