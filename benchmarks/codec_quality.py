@@ -14,15 +14,14 @@ numeral the one with the fewest errors counts (evaluation/judges.py).
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from measuring import surroundings
 from tqdm.auto import tqdm
 
-import codec_lm_hf
 from codec_lm_hf.cli.common import load_codec, output_file
 from codec_lm_hf.evaluation.benchmark import (
     QUALITY_COLUMNS,
@@ -31,6 +30,7 @@ from codec_lm_hf.evaluation.benchmark import (
     ModelCoder,
     OpusCoder,
     SpeechJudge,
+    judge_all,
     markdown_table,
     measure_quality,
     read_recordings,
@@ -84,12 +84,7 @@ def quality(coders: list[Coder], folder: Path, limit: int | None, left_out: list
 
 
 def speech(coders: list[Coder], folder: Path, limit: int | None) -> list[dict]:
-    judge = SpeechJudge(read_recordings(folder, limit), Recogniser(), SpeakerEncoder())
-    rows = []
-    for coder in (None, *coders):
-        name = "originals" if coder is None else coder.name
-        rows.append(judge(coder, lambda clips, name=name: tqdm(clips, desc=name, unit="clip", leave=False)))
-    return rows
+    return judge_all(SpeechJudge(read_recordings(folder, limit), Recogniser(), SpeakerEncoder()), coders)
 
 
 def measure(
@@ -102,10 +97,7 @@ def measure(
     everything = [coder for coders in models for coder in coders] + opus_coders
     chosen = [coder for coders in models for coder in extremes(coders)] + opus_coders
     return {
-        "codec_lm_hf": codec_lm_hf.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **surroundings(),
         "recordings": str(recordings),
         "limit": limit,
         "quality": quality(everything, recordings, limit, left_out),

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import resource
 import statistics
 import time
@@ -27,13 +26,11 @@ from typing import Annotated
 
 import torch
 import typer
-from measuring import in_a_process, peak_memory, status
+from measuring import in_a_process, peak_memory, status, surroundings
 from peers import CASES, OURS, Codec, build
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
-
-import codec_lm_hf
 
 # Sums in another order may decide a near tie between two entries of a codebook differently.
 LARGEST_SHARE_OF_OTHER_CODES = 0.02
@@ -269,10 +266,7 @@ def main(
         ]
     memory_rows = [memory(*case, memory_limit) for case in tqdm(memory_cases, desc="memory", unit="case")]
     report = {
-        "codec_lm_hf": codec_lm_hf.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **surroundings(),
         "left_out": left_out,
         "speed": rows,
         "memory": memory_rows,

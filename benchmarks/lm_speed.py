@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import warnings
 from pathlib import Path
@@ -24,13 +23,12 @@ import numpy as np
 import torch
 import typer
 from lm_peers import OURS, Case, musicgen, valle, variants
-from measuring import Bandwidth, Turn, in_a_process, peak_memory, take_turns, thread_clock
+from measuring import Bandwidth, Turn, in_a_process, peak_memory, surroundings, take_turns, thread_clock
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForTextToWaveform, AutoProcessor
 from transformers.utils import logging
 
-import codec_lm_hf
 from codec_lm_hf.evaluation.benchmark import markdown_table, read_recordings
 
 _ROUNDS_PER_BANDWIDTH = 4
@@ -206,10 +204,7 @@ def main(
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     report = {
-        "codec_lm_hf": codec_lm_hf.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **surroundings(),
         "left_out": {},
         "speed": [],
     }

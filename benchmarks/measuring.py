@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: works that take turns, the machine's bandwidth, and peak memory."""
+"""What the benchmarks share: the head of a report, works that take turns, the machine's bandwidth, and peak memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
+import platform
 import re
 import threading
 import time
@@ -16,10 +17,22 @@ from typing import Any
 
 import torch
 
+import codec_lm_hf
+
 _BANDWIDTH_FLOATS = 2**27
 
 # What a work calls when a step of it is done.
 Tick = Callable[[], None]
+
+
+def surroundings() -> dict[str, str]:
+    """What figures depend on beside the code that is measured, for the head of a report."""
+    return {
+        "codec_lm_hf": codec_lm_hf.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def status(field: str) -> float:

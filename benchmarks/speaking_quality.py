@@ -7,14 +7,13 @@ also needs the extra of this name.
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import transformers
 import typer
-from tqdm.auto import tqdm
+from measuring import surroundings
 
 import codec_lm_hf
 from codec_lm_hf.cli.common import output_file
@@ -23,6 +22,7 @@ from codec_lm_hf.evaluation.benchmark import (
     ModelCoder,
     Speaker,
     SpeechJudge,
+    judge_all,
     markdown_table,
     read_recordings,
 )
@@ -46,12 +46,10 @@ def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: floa
     judge = SpeechJudge(clips, Recogniser(), SpeakerEncoder())
     codec = processor.codec
     counts = sorted({codec.config.num_codebooks, processor.num_codebooks, 1}, reverse=True)
-    speaker = Speaker(model, processor, clips, prompt_seconds, name, seed=seed)
+    # Any other recording can be a prompt, also one that is not judged.
+    speaker = Speaker(model, processor, read_recordings(recordings), prompt_seconds, name, seed=seed)
     speaker(clips[0])  # the first call is slow
-    rows = []
-    for source in (None, *(ModelCoder(codec, count, "its codec") for count in counts), speaker):
-        title = "originals" if source is None else source.name
-        rows.append(judge(source, lambda part, title=title: tqdm(part, desc=title, unit="clip", leave=False)))
+    rows = judge_all(judge, [*(ModelCoder(codec, count, "its codec") for count in counts), speaker])
     lengths = [speaker.spoken[clip.name].seconds / (len(clip.audio) / clip.sampling_rate) for clip in clips]
     said = speaker.spoken.values()
     rows[-1] |= {
@@ -60,10 +58,7 @@ def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: floa
         "speed": sum(one.seconds for one in said) / sum(one.took for one in said),
     }
     return {
-        "codec_lm_hf": codec_lm_hf.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **surroundings(),
         "recordings": str(recordings),
         "limit": limit,
         "prompt_seconds": prompt_seconds,

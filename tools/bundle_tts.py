@@ -12,14 +12,14 @@ from typing import Annotated
 
 import transformers
 import typer
-from bundling import PRETRAINED, save_half, save_history, save_metrics
+import yaml
+from bundling import PRETRAINED, PROJECT, save_half, save_history, save_metrics
 
 from codec_lm_hf.hub import build_model_card
 from codec_lm_hf.processing.codec_lm_processor import CodecLMProcessor
 
 TARGET = PRETRAINED / "tts"
 COLUMNS = ("loss", "eval_loss", "eval_code_accuracy_0", "eval_code_accuracy_1", "eval_speaker_similarity", "eval_wer")
-SAMPLING = {"do_sample": True, "temperature": 0.5, "top_k": 10}
 
 
 def processor_of(run: Path) -> CodecLMProcessor:
@@ -40,7 +40,9 @@ def main(
     """Write src/codec_lm_hf/pretrained/tts; without metrics and notes, what benchmarks/speaking_quality.py needs."""
     TARGET.mkdir(parents=True, exist_ok=True)
     model = transformers.AutoModelForTextToWaveform.from_pretrained(run)
-    model.generation_config.update(**SAMPLING)
+    # It samples as it was listened to in training.
+    recipe = yaml.safe_load((PROJECT / f"recipes/{run.name}.yaml").read_text())
+    model.generation_config.update(**recipe["evaluation"]["generation"])
     save_half(model, TARGET)
     processor_of(run).save_pretrained(TARGET)
     save_history([run], COLUMNS, TARGET)

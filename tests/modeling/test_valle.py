@@ -194,3 +194,11 @@ def test_the_converter_allows_paths_and_nothing_else(tmp_path):
         with pytest.raises(ConversionError, match=message):
             codec_lm_hf.convert("valle", tmp_path / f"{name}.pt", tmp_path / name)
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(("attention", "expected"), [(None, 0.3), (0.0, 0.0)])
+def test_attention_can_have_a_dropout_of_its_own(attention, expected):
+    model = TINY_LM["valle"].model(dropout=0.3, attention_dropout=attention)
+    layers = [*model.ar.transformer.layers, *model.nar.transformer.layers]
+    assert {layer.attention.dropout for layer in layers} == {expected}
+    assert {layer.dropout.p for layer in layers} == {0.3}

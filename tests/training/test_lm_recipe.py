@@ -150,6 +150,31 @@ def test_what_a_model_needs_beside_codes_is_a_column_of_the_recipe(root, tmp_pat
     assert len((tmp_path / "out" / "samples" / "step-3" / "table.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_fresh_model_can_start_from_its_codec_and_a_trained_one_not(trained, root, tmp_path):
+    still = {"training__learning_rate": 0.0, "training__max_steps": 1, "processor": {"codec": str(root / "codec")}}
+    vectors = AutoCodecModel.from_pretrained(root / "codec").code_vectors(3)
+    distances, likeness = torch.cdist(vectors, vectors), {}
+    for asked in (True, False):
+        model = train(root, tmp_path / str(asked), model__start_from_codec=asked, **still).model
+        table = model.ar.audio_embeddings[0].weight[: vectors.shape[1]]
+        found = torch.stack([torch.cdist(table, table).flatten(), distances[0].flatten()])
+        # Off the diagonal, which is 0 in any table.
+        likeness[asked] = torch.corrcoef(found[:, distances[0].flatten() > 0])[0, 1]
+    assert likeness[True] > 0.6 and abs(likeness[False]) < 0.3
+    with pytest.raises(RecipeError, match="start_from_codec is for a fresh model"):
+        train(root, tmp_path / "no", model={"from": str(trained[1]), "start_from_codec": True})
+
+
+def test_pieces_of_prompts_are_given_in_seconds(root, tmp_path):
+    changes = {"data__prompt": {"prompt_codes": "codes"}, "model__prefix_mode": 4, "training__max_steps": 1}
+    trained = train(root, tmp_path / "out", data__prompt_seconds=[0.04, 0.08], **changes)
+    # At 50 frames a second.
+    assert trained.train_dataset.examples.prompt_frames == (2, 4)
+    assert 2 <= trained.train_dataset[0]["prompt_codes"].shape[-1] <= 4
+    with pytest.raises(RecipeError, match=r"prompt_seconds must be two numbers, from and to, got 3"):
+        train(root, tmp_path / "no", data__prompt_seconds=3, **changes)
+
+
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(root, tmp_path):
     changes = {"training__max_steps": 30, "training__logging_steps": 10, "training__bf16": True}
     trained = train(root, tmp_path / "out", training__eval_strategy="steps", training__eval_steps=30, **changes)

@@ -36,8 +36,8 @@ class ValleConfig(CodecLMConfig):
         text_condition: `"prefix"`: the text stands before the codes; `"cross_attention"`: it is attended to, in every
             layer (VALL-F in lifeiteng/vall-e).
         dropout: in training.
-        attention_dropout: of attention weights; `None`: the same. At 0 attention is computed in one fused pass, and
-            training on a CPU takes half as long.
+        attention_dropout: of attention weights, in training; `None`: as `dropout`. At 0 torch computes attention in
+            one fused pass on a CPU too.
         train_stage: what `labels` train: `"both"`, or one of `"ar"` and `"nar"`, as the original does in turn.
         original_loss: sums that count padding as ends of speech, as the original's, instead of means over frames.
         prenet_sees_padding: in training and evaluation the prenet's convolutions run on into the padding of a shorter

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from ..bitstream.codes import CodesHeader, CodesWriter
 from ..modeling.codec_base import CodecPreTrainedModel
@@ -255,20 +256,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class Sounding(Protocol):
-    """What a listener needs of `Coded` and `Spoken`."""
-
-    audio: np.ndarray
-
-
-class Source(Protocol):
-    """A `Coder` of recordings, or a `Speaker` of their texts."""
-
-    name: str
-
-    def __call__(self, recording: Recording) -> Sounding: ...
-
-
 @dataclass(frozen=True)
 class Spoken:
     """What a language model said.
@@ -366,7 +353,7 @@ class SpeechJudge:
         self.recordings, self.recognise, self.embed = recordings, recognise, embed
         self.voices = np.stack([embed(recording.audio, recording.sampling_rate) for recording in recordings])
 
-    def __call__(self, coder: Source | None, progress: Callable[[Sequence], Iterable] = iter) -> dict:
+    def __call__(self, coder: Coder | Speaker | None, progress: Callable[[Sequence], Iterable] = iter) -> dict:
         """Judge what `coder` makes of the recordings, or the recordings themselves for `None`.
 
         Returns:
@@ -401,6 +388,15 @@ class SpeechJudge:
             },
             "recordings": rows,
         }
+
+
+def judge_all(judge: SpeechJudge, sources: Iterable[Coder | Speaker]) -> list[dict]:
+    """Rows of a report: of the recordings themselves, then of what each source makes of them."""
+    rows = []
+    for source in (None, *sources):
+        name = "originals" if source is None else source.name
+        rows.append(judge(source, lambda clips, name=name: tqdm(clips, desc=name, unit="clip", leave=False)))
+    return rows
 
 
 def _word_error_rate(rows: Sequence[dict]) -> float:

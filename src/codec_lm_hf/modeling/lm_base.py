@@ -235,8 +235,8 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     def start_from_codec(self, codec: CodecPreTrainedModel) -> None:
         """Let a fresh model know which codes sound alike, before it is trained.
 
-        Its embeddings and heads of codes become random projections of the codec's codebooks, as large as they were. On
-        little data, which has few examples of each code, a model learns much faster from there.
+        Its embeddings and heads of codes become random projections of the codec's codebooks, as large as they were. It
+        is meant for little data, which has few examples of each code.
 
         Args:
             codec: that made the codes; its sizes are the model's, except that it may have more codebooks.

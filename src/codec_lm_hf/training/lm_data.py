@@ -67,7 +67,7 @@ class Examples:
         if other := set(self.prompt.values()) - {"codes"}:
             raise ValueError(
                 f"a piece of a prompt is made of its codes alone, but the prompt also has {', '.join(sorted(other))}; "
-                "leave prompt_frames out, or these."
+                "leave prompt_frames (prompt_seconds in a recipe) out, or these."
             )
 
     @property

@@ -100,6 +100,10 @@ def build_model(
     start_from_codec = section.pop("start_from_codec", False)
     if codec is not None:
         codec = checkpoint_of(codec, root)
+    if start_from_codec and start is not None:
+        raise RecipeError(
+            f"start_from_codec is for a fresh model: it would undo what {start} has learnt of its codes."
+        )
     if start is None:
         row = family_of(section, "lm")
         if row.processor is None:
@@ -177,7 +181,8 @@ def build_speaking(
     """What a recipe's section `evaluation` lets the model say.
 
     Args:
-        section: `rows` (8 by default, evenly spaced), `prompt`, `text`, `judges`, `generation`, `seed`.
+        section: `rows` (8 by default, evenly spaced), `prompt`, `text`, `judges`, `generation`, `seed`. Where the
+            prompt is that of training, it is a piece of as many frames, too.
         examples: as in training.
         model: that speaks.
         folders: with the rows.
@@ -195,7 +200,11 @@ def build_speaking(
     text = section.get("text") or ("text" if has_column(folders, "text") else None)
     judges = {name: JUDGES[name]() for name in section.get("judges", ())}
     asked = dataclasses.replace(
-        examples, targets={}, prompt=prompt, join=1, prompt_frames=examples.prompt_frames if prompt else None
+        examples,
+        targets={},
+        prompt=prompt,
+        join=1,
+        prompt_frames=examples.prompt_frames if prompt == examples.prompt else None,
     )
     requests = CodesDataset(read_rows(folders, asked.columns | ({text} if text else set())), asked, seed)
     count = min(section.get("rows", 8), len(requests))
