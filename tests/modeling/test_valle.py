@@ -14,6 +14,7 @@ import codec_lm_hf
 from codec_lm_hf import ValleConfig
 from codec_lm_hf.conversion_scripts.engine import ConversionError
 from codec_lm_hf.conversion_scripts.valle import config_from_original
+from codec_lm_hf.modeling.layers.alignment import NO_SYMBOL, frame_symbols
 from codec_lm_hf.modeling.lm_base import NO_CODE
 from tests.common.tiny_lm import TINY_LM
 from tests.parity.harness import find_cases
@@ -162,6 +163,7 @@ def test_inputs_that_cannot_be(arguments, message):
         ({"text_condition": "none"}, "text_condition must be one of"),
         ({"hidden_size": 30}, "multiple of its 16 heads"),
         ({"nar_scale_factor": 0.01}, "leaves nothing"),
+        ({"condition_dropout": 1.5}, "condition_dropout must be in"),
         ({"num_codebooks": 0}, "num_codebooks must be at least 1"),
         ({"num_codebooks": 1, "train_stage": "nar"}, "more than one codebook"),
     ],
@@ -196,9 +198,96 @@ def test_the_converter_allows_paths_and_nothing_else(tmp_path):
         assert not (tmp_path / name).exists()
 
 
-@pytest.mark.parametrize(("attention", "expected"), [(None, 0.3), (0.0, 0.0)])
-def test_attention_can_have_a_dropout_of_its_own(attention, expected):
-    model = TINY_LM["valle"].model(dropout=0.3, attention_dropout=attention)
+@pytest.mark.parametrize(("own", "expected"), [(None, 0.3), (0.0, 0.0)])
+def test_attention_and_activations_can_have_dropouts_of_their_own(own, expected):
+    model = TINY_LM["valle"].model(dropout=0.3, attention_dropout=own, activation_dropout=own)
     layers = [*model.ar.transformer.layers, *model.nar.transformer.layers]
     assert {layer.attention.dropout for layer in layers} == {expected}
+    assert {layer.activation_dropout.p for layer in layers} == {expected}
     assert {layer.dropout.p for layer in layers} == {0.3}
+
+
+# --- guidance --------------------------------------------------------------------------------------------------------
+
+
+GUIDED = ["valle", "valle-prenet", "valle-cross", "valle-prompt", "valle-monotonic", "valle-monotonic-cross"]
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guidance_leads_away_from_what_is_said_without_the_text(name):
+    """Step by step, and in each codebook after the first one: `free + scale * (given - free)`."""
+    model = tiny(name, condition_dropout=0.1)
+    prompt, lengths = codes(1, 3, 2), torch.tensor([2])
+    options = {"prompt_codes": prompt, "prompt_text_lengths": lengths, "max_new_tokens": 4, **OPTIONS}
+    found = model.generate(TEXT, **options, guidance_scale=3.0, output_logits=True)
+    frames = found.sequences.shape[-1]
+    given, free = (
+        _logits_after(model, text, prompt, found) for text in (TEXT, torch.full_like(TEXT, model.config.pad_token_id))
+    )
+    for mine, one, other in zip(_all_logits(found, frames), given, free, strict=True):
+        torch.testing.assert_close(mine, other + 3 * (one - other), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(one, other)
+
+
+def _all_logits(found, frames):
+    """Of each codebook, `(batch, frames, entries)`."""
+    return [torch.stack(found.logits, 1)[:, :frames, 0], *found.level_logits]
+
+
+def _logits_after(model, text, prompt, found):
+    """What the model says of what it has generated, given some text."""
+    frames, config = found.sequences.shape[-1], model.config
+    read, symbols = model._text(text, None), None
+    if config.monotonic_alignment:
+        symbols = frame_symbols(found.durations, frames)
+        symbols = torch.cat([torch.full((1, prompt.shape[-1]), NO_SYMBOL), symbols], dim=1)
+    whole, said = torch.cat([prompt, found.sequences], dim=-1), model._said(read, torch.tensor([2]))
+    first = prompt.shape[-1] - (not config.prepend_bos)
+    if symbols is None:
+        logits = model._ar_loss(read, whole, torch.tensor([whole.shape[-1]]))[0]
+    else:
+        logits = model._aligned_ar_loss(read, prompt, found.sequences, symbols)[0]
+    levels = [model._nar_logits(said, prompt, found.sequences, level, symbols) for level in (1, 2)]
+    return [logits[:, first : first + frames], *levels]
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guided_rows_are_those_of_one_by_one(name):
+    model = tiny(name, condition_dropout=0.1)
+    text = torch.tensor([[1, 5, 6, 7, 8, 2], [1, 9, 5, 2, 0, 0]])
+    prompt = codes(2, 3, 4)
+    prompt[1, :, 3:] = NO_CODE
+    options = {"do_sample": False, "max_new_tokens": 5, "guidance_scale": 2.0}
+    lengths = torch.tensor([2, 2])
+    both = model.generate(text, (text > 0).long(), prompt, lengths, **options)
+    for row, (symbols, frames) in enumerate([(6, 4), (4, 3)]):
+        own = model.generate(
+            text[row, None, :symbols], None, prompt[row, None, :, :frames], lengths[row, None], **options
+        )
+        assert torch.equal(both[row, None, :, : own.shape[-1]], own)
+        assert (both[row, :, own.shape[-1] :] == NO_CODE).all()
+
+
+def test_a_model_that_always_had_its_text_refuses_guidance():
+    with pytest.raises(ValueError, match="has not learned to go without its condition"):
+        tiny().generate(TEXT, prompt_codes=codes(1, 3, 2), guidance_scale=2.0)
+
+
+def test_in_training_some_rows_go_without_their_text():
+    inputs = {"labels": codes(64, 3, 9), "level": 1, "prefix_length": 1}
+
+    def losses(model, *texts):
+        """Of training on the same codes with each of the texts."""
+        found = []
+        for text in texts:
+            torch.manual_seed(0)
+            found.append(model(text.expand(64, -1), **inputs).loss)
+        return found
+
+    one, other = TEXT, TEXT.flip(1)
+    with_it, without = losses(tiny(condition_dropout=0.5).train(), one, other)
+    assert with_it != without
+    with_it, without = losses(tiny(condition_dropout=1.0).train(), one, other)
+    assert with_it == without
+    with_it, without = losses(tiny(condition_dropout=1.0).eval(), one, other)
+    assert with_it != without

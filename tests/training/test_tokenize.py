@@ -110,6 +110,24 @@ def test_texts_and_other_columns_are_kept(folder, models, tmp_path):
     assert {len(codes) for codes in rows["codes"]} == {2}
 
 
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_at_another_speed_recordings_are_those_of_other_speakers(speed, folder, models, tmp_path):
+    model = models["stft_codec"]
+    report = tokenize(model, labelled_folder(folder), tmp_path / "out", speed=speed, speaker_column="speaker")
+    assert report.seconds == pytest.approx(sum(SECONDS) / speed, abs=0.01)
+    rows = rows_of(tmp_path / "out")
+    assert rows["speaker"][:] == [f"{speaker} x{speed}" for speaker in (0, 1, 2, 0, 1, 2, 0)]
+    for row in rows:
+        audio, _ = load_audio(folder / row["id"], model.config.sampling_rate / speed, model.config.audio_channels)
+        expected = model.encode(torch.from_numpy(audio)[None])
+        assert torch.equal(torch.tensor(row["codes"]), expected.audio_codes[0])
+        assert row["duration"] == pytest.approx(SECONDS[int(row["id"][2])] / speed, abs=1e-3)
+    with pytest.raises(ValueError, match=f"with speed {speed}; those of .* would have speed 1.0"):
+        tokenize(model, labelled_folder(folder), tmp_path / "out")
+    with pytest.raises(ValueError, match="there is no column 'voice'; the recordings have"):
+        tokenize(model, labelled_folder(folder), tmp_path / "new", speed=speed, speaker_column="voice")
+
+
 def test_a_large_codebook_takes_wider_integers(folder, tmp_path):
     model = TINY["stft_codec"].model(codebook_size=40000, num_quantizers=1)
     tokenize(model, labelled_folder(folder), tmp_path / "out")

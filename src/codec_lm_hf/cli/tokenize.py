@@ -29,6 +29,10 @@ def tokenize(
         float, typer.Option(help="Audio encoded at once; the longest recording for codecs that look at all of it.")
     ] = 60.0,
     shard_rows: Annotated[int, typer.Option(help="Recordings of a file; a crash loses at most these.")] = 200,
+    speed: Annotated[float, typer.Option(help="Play recordings so many times faster, and higher: more voices.")] = 1,
+    speaker: Annotated[
+        str | None, typer.Option(help="Column that says who speaks; at another speed it says NAME xSPEED.")
+    ] = None,
 ) -> None:
     """Turn recordings into a data set of codes, to train on (needs the extra `train`). Run again, it does the rest.
 
@@ -50,12 +54,13 @@ def tokenize(
         model = load_codec(codec, codec_revision).to(state.device)
     count = None if bandwidth is None else model.config.num_quantizers_for(bandwidth)
     started = time.monotonic()
-    report = run(model, recordings, output, count, batch_seconds, shard_rows, skip_bad)
+    played = {"speed": speed, "speaker_column": speaker}
+    report = run(model, recordings, output, count, batch_seconds, shard_rows, skip_bad, **played)
     if not state.is_main_process:
         return
-    hours, speed = report.seconds / 3600, report.seconds / (time.monotonic() - started)
+    hours, rate = report.seconds / 3600, report.seconds / (time.monotonic() - started)
     typer.echo(
-        f"{output}: {report.written} recordings coded ({hours:.2f} h, {speed:.0f} x real time), "
+        f"{output}: {report.written} recordings coded ({hours:.2f} h, {rate:.0f} x real time), "
         f"{report.present} were there, {len(report.skipped)} skipped"
     )
     for reason in report.skipped.values():

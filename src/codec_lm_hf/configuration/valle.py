@@ -38,6 +38,9 @@ class ValleConfig(CodecLMConfig):
         dropout: in training.
         attention_dropout: of attention weights, in training; `None`: as `dropout`. At 0 torch computes attention in
             one fused pass on a CPU too.
+        activation_dropout: of the hidden activations of feed-forward parts, in training; `None`: as `dropout`.
+        condition_dropout: in training, probability that a row goes without its text, for guidance in `generate`. Not
+            in the original.
         train_stage: what `labels` train: `"both"`, or one of `"ar"` and `"nar"`, as the original does in turn.
         original_loss: sums that count padding as ends of speech, as the original's, instead of means over frames.
         prenet_sees_padding: in training and evaluation the prenet's convolutions run on into the padding of a shorter
@@ -85,6 +88,8 @@ class ValleConfig(CodecLMConfig):
     text_condition: str = "prefix"
     dropout: int | float = 0.1
     attention_dropout: int | float | None = None
+    activation_dropout: int | float | None = None
+    condition_dropout: int | float = 0.0
     train_stage: str = "both"
     original_loss: bool = False
     prenet_sees_padding: bool = False
@@ -126,6 +131,8 @@ class ValleConfig(CodecLMConfig):
                 "alignment_context and advance_loss_weight must be 0 or more and code_dropout in [0, 1), got "
                 f"{self.alignment_context}, {self.advance_loss_weight} and {self.code_dropout}."
             )
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout must be in [0, 1], got {self.condition_dropout}.")
         if self.monotonic_alignment and (self.prefix_mode != 4 or self.original_loss):
             raise ValueError(
                 "monotonic_alignment needs prefix_mode=4 and original_loss=False: a prompt of its own, and no ends of "

@@ -442,8 +442,13 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         """Classifier-free guidance (Ho and Salimans, 2022), both halves in one batch."""
         if scale is None or scale == 1:
             return say(ids, state).float()
-        given, free = say(ids.repeat(2, 1, 1), state).float().chunk(2)
-        return free + scale * (given - free)
+        return guided(say(ids.repeat(2, 1, 1), state), scale)
+
+
+def guided(logits: Tensor, scale: float) -> Tensor:
+    """Of twice as many rows, the second half of which go without their condition, what guidance makes of each."""
+    given, free = logits.float().chunk(2)
+    return free + scale * (given - free)
 
 
 def check_codes(name: str, codes: Tensor, size: int, count: int, exact: bool = True) -> None:

@@ -26,6 +26,7 @@ from .lm_base import (
     check_ends,
     code_hits,
     cross_entropy_sum,
+    guided,
     logger,
 )
 from .valle_stage import Text, ValleStage
@@ -96,7 +97,8 @@ class _Speaking:
         """What the first transformer is told of the frames after the last so many ones, `(batch, steps, dim)`."""
         if self.pointer is None:
             return None
-        return AlignedSymbols.at(self.symbols, self.pointer.last_places(steps))
+        places = self.pointer.last_places(steps)
+        return AlignedSymbols.at(self.symbols, places.repeat(len(self.symbols) // len(places), 1))
 
 
 class _TextSpoken(StoppingCriteria):
@@ -153,6 +155,10 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, (nn.Embedding, FactorizedEmbedding)):
             init.normal_(module.weight, std=self.config.embedding_initializer_range)
+
+    @property
+    def _supports_guidance(self) -> bool:
+        return self.config.condition_dropout > 0
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Of the text, in the first transformer; the second has its own."""
@@ -217,6 +223,9 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         if labels is None:
             raise ValueError("give labels: the codes, from which the model is taught. To speak, call generate.")
         text = self._text(input_ids, attention_mask, self.config.prenet_sees_padding)
+        if self.training and self.config.condition_dropout:
+            hidden = torch.rand(len(text.ids), device=text.ids.device) < self.config.condition_dropout
+            text = text.hidden(hidden, self.config.pad_token_id)
         self._check_codes("labels", labels, len(text.ids))
         lengths = check_ends("labels", labels)
         stage, items = self.config.train_stage, kwargs.get("num_items_in_batch")
@@ -389,10 +398,11 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 all its frames together: 0.5 gives the median of its durations. `None`: ends are drawn.
             streamer: gets all frames at once after the last codebook, since each codebook is made from all of the one
                 before. An `AudioStreamer` makes audio of them piece by piece.
-            **kwargs: fields of `GenerationConfig` (`do_sample`, `temperature`, `top_k`, `top_p`, `max_new_tokens` in
-                frames, `output_logits`, `return_dict_in_generate`, ...), `generation_config`, `logits_processor`,
-                `stopping_criteria`; `seed`, a number or a `torch.Generator`; `progress`, called with the frames done
-                and the frames there are at most.
+            **kwargs: fields of `GenerationConfig` (`do_sample`, `temperature`, `top_k`, `top_p`, `guidance_scale` of
+                models trained with `condition_dropout`, `max_new_tokens` in frames, `output_logits`,
+                `return_dict_in_generate`, ...), `generation_config`, `logits_processor`, `stopping_criteria`; `seed`,
+                a number or a `torch.Generator`; `progress`, called with the frames done and the frames there are at
+                most.
 
         Returns:
             `(batch, codebooks, frames)` int64 without the prompt, -100 after a row's end; with
@@ -412,20 +422,19 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             first, lengths = nn.functional.pad(first, (1, 0), value=self.config.begin_id), lengths + 1
         elif not lengths.all():
             raise ValueError("prompt_codes must have at least one frame per row: this model predicts no first frame.")
-        symbols, pointer, told = None, None, None
+        pointer, ahead = None, None
         if prompt_symbols is not None:
             if prompt_text_lengths is not None:
                 self._check_known(prompt_text_lengths, prompt_symbols)
-            symbols = self.ar.aligned(text.ids, text.valid)
             pointer = self._pointer(text, prompt_symbols, decoding, advance_threshold)
-            told = self.ar.aligned.at(symbols, self._ahead(prompt_symbols, pointer.place, lengths))
+            ahead = self._ahead(prompt_symbols, pointer.place, lengths)
         limits = self._limits(text, decoding.options.max_new_tokens, pointer)
-        places = torch.arange(first.shape[1], device=first.device)
         longest = int(limits.max())
         columns = first.shape[1] + longest + (0 if self.ar.as_memory else text.ids.shape[1])
         cache = new_cache(self.config, decoding.options, columns, text.ids.shape[1] if self.ar.as_memory else None)
-        audio, valid = self._ar_audio(first, places[None], told), places < lengths[:, None]
-        state = _Speaking(text, audio, valid, cache, lengths, symbols=symbols, pointer=pointer)
+        guidance = decoding.options.guidance_scale
+        reads = text if guidance in (None, 1) else text.twice(self.config.pad_token_id)
+        state = self._begin(reads, first, lengths, pointer, ahead, cache)
         sequence = first.new_full((len(first), 1, longest), TO_GENERATE)
         steps = self._run_steps(sequence, state, decoding, end, limits, self.config.stop_on_argmax)
         self._report(steps.ends, steps.stopped)
@@ -436,7 +445,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             durations = pointer.durations_until(steps.ends)
             frames = torch.cat([prompt_symbols, frame_symbols(durations, mask.shape[1])], dim=1)
         said = self._said(text, prompt_text_lengths)
-        codes, level_logits = self._fill_levels(said, prompt, level[:, None], frames)
+        codes, level_logits = self._fill_levels(said, prompt, level[:, None], frames, guidance)
         if streamer is not None:
             streamer.put(codes.cpu())
         if not decoding.options.return_dict_in_generate:
@@ -473,6 +482,25 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         symbols = self._frame_symbols(text, codes[..., :0], codes, None, durations)
         return self._fill_levels(text, codes[..., :prefix], codes[:, :1, prefix:], symbols)[0]
 
+    def _begin(
+        self,
+        text: Text,
+        first: Tensor,
+        lengths: Tensor,
+        pointer: TextPointer | None,
+        ahead: Tensor | None,
+        cache: Cache | None,
+    ) -> _Speaking:
+        """The state before the first step. The text may have twice the rows of the start; so has the state then."""
+        copies, symbols, told = len(text.ids) // len(first), None, None
+        first, lengths = first.repeat(copies, 1), lengths.repeat(copies)
+        if pointer is not None:
+            symbols = self.ar.aligned(text.ids, text.valid)
+            told = self.ar.aligned.at(symbols, ahead.repeat(copies, 1))
+        places = torch.arange(first.shape[1], device=first.device)
+        audio, valid = self._ar_audio(first, places[None], told), places < lengths[:, None]
+        return _Speaking(text, audio, valid, cache, lengths, symbols=symbols, pointer=pointer)
+
     def _first_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
         # Prompts of other lengths stand in the same columns, and padding between them and what follows is hidden.
         audio, valid, last = state.audio, state.audio_valid, state.position - 1
@@ -496,7 +524,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
     def _said_of(self, hidden: Tensor, state: _Speaking) -> Tensor:
         """Logits `(batch, 1, vocabulary)` of hidden states `(batch, dim)`; the pointer goes on by a frame."""
         if state.pointer is not None:
-            state.pointer.advance(self.ar.advance(hidden))
+            # Without the text, nothing is known of its symbols.
+            state.pointer.advance(self.ar.advance(hidden[: len(state.pointer.place)]))
         return self.ar.heads[0](hidden)[:, None]
 
     def _check_known(self, prompt_text_lengths: Tensor, prompt_symbols: Tensor) -> None:
@@ -531,12 +560,22 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         return ahead.scatter(1, lengths[:, None] - 1, place[:, None])
 
     def _fill_levels(
-        self, text: Text, prompt: Tensor, codes: Tensor, symbols: Tensor | None = None
+        self,
+        text: Text,
+        prompt: Tensor,
+        codes: Tensor,
+        symbols: Tensor | None = None,
+        guidance: float | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The other codebooks of the first one's `codes` `(batch, 1, frames)`, one after the other."""
         found, ended = [], codes[:, 0] == NO_CODE
+        twice = None if guidance in (None, 1) else text.twice(self.config.pad_token_id)
         for level in range(1, self.config.num_codebooks if codes.shape[-1] else 1):
-            logits = self._nar_logits(text, prompt, codes, level, symbols)
+            if twice is None:
+                logits = self._nar_logits(text, prompt, codes, level, symbols)
+            else:
+                rows = [None if part is None else torch.cat([part, part]) for part in (prompt, codes, symbols)]
+                logits = guided(self._nar_logits(twice, *rows[:2], level, rows[2]), guidance)
             best = logits.argmax(-1).masked_fill(ended, NO_CODE)
             codes = torch.cat([codes, best[:, None]], dim=1)
             found.append(logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,16 @@ class Text:
     ids: Tensor
     valid: Tensor
     prenet_valid: Tensor | None
+
+    def hidden(self, rows: Tensor, symbol: int) -> Text:
+        """With `symbol` instead of all of the text in some rows, `(batch,)` bool."""
+        return replace(self, ids=self.ids.masked_fill(rows[:, None], symbol))
+
+    def twice(self, symbol: int) -> Text:
+        """Twice as many rows, the second half hidden."""
+        ids = torch.cat([self.ids, torch.full_like(self.ids, symbol)])
+        prenet_valid = None if self.prenet_valid is None else self.prenet_valid.repeat(2, 1)
+        return Text(ids, self.valid.repeat(2, 1), prenet_valid)
 
 
 def _code_embedding(config: ValleConfig, size: int, dim: int) -> nn.Module:
@@ -80,6 +90,7 @@ class ValleStage(nn.Module):
             norm_first=config.norm_first,
             dropout=config.dropout,
             attention_dropout=config.attention_dropout,
+            activation_dropout=config.activation_dropout,
             cross_attention=self.as_memory,
             config=config,
         )

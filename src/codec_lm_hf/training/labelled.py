@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,6 +49,21 @@ class LabelledRecordings:
         """Name, and file name or open file, of each recording asked for."""
         rows = self.dataset.select_columns([self.column]).with_format("arrow")[list(places)].to_pylist()
         return [audio_of(row, self.column, place) for place, row in zip(places, rows, strict=True)]
+
+    def renamed(self, column: str | None, suffix: str) -> LabelledRecordings:
+        """The same with a suffix to each name in a column of text; as they are where that is `None`.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        if column is None:
+            return self
+        if column not in self.features:
+            raise ValueError(f"there is no column {column!r}; the recordings have {', '.join(self.features)}.")
+        names = [None if name is None else f"{name}{suffix}" for name in self.dataset[column]]
+        order, kind = self.dataset.column_names, datasets.Value("string")
+        dataset = self.dataset.remove_columns(column).add_column(column, names, feature=kind).select_columns(order)
+        return replace(self, dataset=dataset)
 
     def labels(self, places: Sequence[int]) -> pa.Table:
         """The other columns of the recordings asked for, as they are stored."""

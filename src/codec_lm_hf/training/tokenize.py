@@ -48,6 +48,7 @@ _MUST_AGREE = (
     "hop_length",
     "num_codebooks",
     "codebook_size",
+    "speed",
     "columns",
 )
 
@@ -109,6 +110,8 @@ def tokenize(
     shard_rows: int = 200,
     skip_bad: bool = False,
     whole_batches: bool | None = None,
+    speed: float = 1.0,
+    speaker_column: str | None = None,
 ) -> TokenizeReport:
     """Code every recording that is not coded yet.
 
@@ -130,22 +133,27 @@ def tokenize(
             it again.
         whole_batches: encode a batch in one piece, even where the model would take long recordings one by one, tile by
             tile; the codes are the same. By default everywhere but on a CPU, where tiles are as fast.
+        speed: recordings are played so many times as fast, and sound higher by that: more voices for little data (Ko
+            et al., "Audio Augmentation for Speech Recognition", 2015, with 0.9 and 1.1).
+        speaker_column: says who speaks. At another speed it is somebody else, who is called `NAME x0.9`.
 
     Returns:
         The same in every process.
 
     Raises:
         AudioFileError: a recording cannot be read as audio, or is too long for the codec.
-        ValueError: a size that is not positive, or `output_dir` holds codes of another codec, with other settings or
-            with other columns.
+        ValueError: a size that is not positive, no such column, or `output_dir` holds codes of another codec, with
+            other settings or with other columns.
     """
-    if batch_seconds <= 0 or shard_rows < 1:
-        raise ValueError(f"batch_seconds={batch_seconds} and shard_rows={shard_rows} must be positive.")
+    if batch_seconds <= 0 or shard_rows < 1 or speed <= 0:
+        raise ValueError(f"batch_seconds={batch_seconds}, shard_rows={shard_rows} and speed={speed} must be positive.")
+    if speed != 1:
+        recordings = recordings.renamed(speaker_column, f" x{speed:g}")
     state, output = processes(), Path(output_dir)
     header = CodesHeader.of(model, num_quantizers)
     features = _features(recordings, model)
     columns = {entry.name: str(entry.type) for entry in features.arrow_schema}
-    info = {**asdict(header), "frame_rate": model.config.frame_rate, "columns": columns}
+    info = {**asdict(header), "frame_rate": model.config.frame_rate, "speed": float(speed), "columns": columns}
     if state.is_main_process:
         _prepare(output, info)
     state.wait_for_everyone()
@@ -155,7 +163,7 @@ def tokenize(
     # All processes must have seen the same files before one of them adds to these.
     state.wait_for_everyone()
     report = TokenizeReport(present=len(done.intersection(recordings.ids)))
-    batches = _prefetched(_read(shards, recordings, model, batch_seconds, skip_bad))
+    batches = _prefetched(_read(shards, recordings, model, batch_seconds, skip_bad, speed))
     whole = model.device.type != "cpu" if whole_batches is None else whole_batches
     total = sum(len(shard.places) for shard in shards)
     with (
@@ -308,7 +316,7 @@ def _read_info(folder: Path) -> dict:
 
 
 def _check_agreement(output: Path, info: dict) -> None:
-    there = _read_info(output)
+    there = {"speed": 1.0, **_read_info(output)}
     for name in _MUST_AGREE:
         if there.get(name) != info[name]:
             raise ValueError(
@@ -340,6 +348,7 @@ def _read(
     model: CodecPreTrainedModel,
     batch_seconds: float,
     skip_bad: bool,
+    speed: float,
 ) -> Iterator[_Batch]:
     """The shards' audio, batch by batch, recordings of about the same length together."""
     config = model.config
@@ -349,7 +358,7 @@ def _read(
         durations = {}
         for place, (name, source) in sources.items():
             with _bad_named(bad, name, skip_bad):
-                seconds = _duration(name, source)
+                seconds = _duration(name, source) / speed
                 _check_fits(name, seconds, model, batch_seconds)
                 durations[place] = seconds
         # Without a readable file the shard still has its end.
@@ -359,7 +368,8 @@ def _read(
             for place in places:
                 name, source = sources.pop(place)
                 with _bad_named(bad, name, skip_bad):
-                    clips[place] = decode(source, config.sampling_rate, config.audio_channels, name)
+                    # At the codec's rate, what was resampled to a lower one takes less time.
+                    clips[place] = decode(source, config.sampling_rate / speed, config.audio_channels, name)
             yield _Batch(shard, clips, bad, number == len(batches))
 
 

@@ -36,7 +36,8 @@ class TransformerLayer(GradientCheckpointingLayer):
         activation: its activation, by its name in transformers.
         norm_first: normalise the input of each part instead of its sum with the residual connection.
         dropout: in training, on attention weights, hidden activations and the output of each part.
-        attention_dropout: another one for attention weights; `None`: the same.
+        attention_dropout, activation_dropout: another one for attention weights, and for hidden activations; `None`:
+            the same.
         bias: of the linear layers.
         adaptive: norms that depend on a condition.
         cross_attention: attend to a memory between the two parts.
@@ -53,6 +54,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         norm_first: bool = False,
         dropout: float = 0.0,
         attention_dropout: float | None = None,
+        activation_dropout: float | None = None,
         bias: bool = True,
         adaptive: bool = False,
         cross_attention: bool = False,
@@ -74,6 +76,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         self.feedforward_norm = _norm(dim, adaptive)
         self.activation = ACT2FN[activation]
         self.dropout = nn.Dropout(dropout)
+        self.activation_dropout = nn.Dropout(dropout if activation_dropout is None else activation_dropout)
 
     def forward(
         self,
@@ -122,7 +125,7 @@ class TransformerLayer(GradientCheckpointingLayer):
 
     def _feedforward(self, x: Tensor) -> Tensor:
         hidden = self.activation(self.feedforward_in(x))
-        return self.feedforward_out(self.dropout(hidden) if self.training else hidden)
+        return self.feedforward_out(self.activation_dropout(hidden) if self.training else hidden)
 
 
 class Transformer(nn.Module):
