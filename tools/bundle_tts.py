@@ -1,7 +1,7 @@
-"""Turns a finished training run into the bundled speaking model: half-precision weights, card, recipe, log, voice.
+"""Turns finished training runs into the bundled speaking model: half-precision weights, card, recipes, log, voice.
 
-python tools/bundle_tts.py runs/valle_phrases --voice DATA/phrases_tts_24k/validation/am_michael_00576.ogg \\
-    --metrics speaking_quality.json
+python tools/bundle_tts.py runs/valle_phrases runs/valle_phrases_more_voices \\
+    --voice DATA/phrases_tts_24k/validation/am_michael_00576.ogg --metrics speaking_quality.json
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def processor_of(run: Path) -> CodecLMProcessor:
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="Output folder of the run, named as its recipe is.")],
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of the runs in turn, named as their recipes.")],
     voice: Annotated[Path, typer.Option(help="Recording that is the prompt where nobody gives one.")],
     metrics: Annotated[
         Path | None, typer.Option(help="What benchmarks/speaking_quality.py wrote about the bundled model.")
@@ -39,13 +39,14 @@ def main(
 ) -> None:
     """Write src/codec_lm_hf/pretrained/tts; without metrics and notes, what benchmarks/speaking_quality.py needs."""
     TARGET.mkdir(parents=True, exist_ok=True)
+    run = runs[-1]
     model = transformers.AutoModelForTextToWaveform.from_pretrained(run)
     # It samples as it was listened to in training.
     recipe = yaml.safe_load((PROJECT / f"recipes/{run.name}.yaml").read_text())
     model.generation_config.update(**recipe["evaluation"]["generation"])
     save_half(model, TARGET)
     processor_of(run).save_pretrained(TARGET)
-    save_history([run], COLUMNS, TARGET)
+    save_history(runs, COLUMNS, TARGET)
     shutil.copyfile(voice, TARGET / "voice.ogg")
     if metrics is not None:
         save_metrics(metrics, ("speech",), TARGET)

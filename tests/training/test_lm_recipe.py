@@ -24,7 +24,7 @@ from codec_lm_hf.training.recipe_base import RecipeError
 from codec_lm_hf.training.tokenize import read_codes, tokenize, write_codes
 from tests.common.tiny_text import tiny_tokenizer
 from tests.modeling.test_musicgen import native_model
-from tests.training.lm_helpers import TEXTS, make_codes, train, write_recipe
+from tests.training.lm_helpers import TEXTS, make_codes, train, trainer, write_recipe
 
 PROJECT_RECIPES = [
     path for path in sorted(Path(__file__).parents[2].glob("recipes/*.yaml")) if "train-lm" in path.read_text()
@@ -76,6 +76,21 @@ def test_evaluation_tells_the_loss_and_the_accuracy_of_codes(trained):
         hits += sum(one == other for one, other in zip(said.tolist(), expected, strict=True))
         count += len(expected)
     assert last["eval_code_accuracy_0"] == pytest.approx(hits / count)
+
+
+def test_lengths_of_a_batch_can_be_multiples_of_a_number(root, tmp_path):
+    """Which changes nothing but the padding."""
+    made = trainer(root, tmp_path / "out", training__pad_to_multiple_of=16)
+    for batch in made.get_eval_dataloader():
+        padded = [part for part in batch.values() if part.ndim > 1]
+        assert len(padded) > 2 and all(part.shape[-1] % 16 == 0 for part in padded)
+    rows = [made.eval_dataset[0], made.eval_dataset[1]]
+    tight, wide = made.processing_class.pad(rows), made.data_collator(rows)
+    made.model.eval()
+    for name, part in tight.items():
+        rest = wide[name][..., part.shape[-1] :]
+        assert torch.equal(wide[name][..., : part.shape[-1]], part) and rest.unique().numel() <= 1
+    torch.testing.assert_close(made.model(**wide).loss, made.model(**tight).loss)
 
 
 def test_what_it_says_is_written_with_its_codes_and_a_table(trained):

@@ -234,18 +234,20 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         """The waveform `(channels, samples)` of one row: `(codebooks, frames)` or `(1, codebooks, frames)`."""
         return self.batch_decode(codes if codes.ndim == 3 else codes[None])[0]
 
-    def pad(self, features: Sequence[dict]) -> BatchFeature:
+    def pad(self, features: Sequence[dict], pad_to_multiple_of: int | None = None) -> BatchFeature:
         """A batch of rows, `data_collator` of a `Trainer`: codes padded by -100, anything else by 0.
 
         Args:
             features: rows of `input_ids` `(symbols,)`, and perhaps of their `attention_mask`, of `labels` and
                 `prompt_codes` `(codebooks, frames)`, and what else the family's model takes: numbers, or tensors that
                 are padded at the end of their last axis.
+            pad_to_multiple_of: of symbols and of frames.
         """
         batch: dict[str, Tensor] = {}
         for name in features[0]:
             rows = [torch.as_tensor(row[name]) for row in features]
             longest = max(row.shape[-1] for row in rows) if rows[0].ndim else 0
+            longest += -longest % (pad_to_multiple_of or 1)
             fill = NO_CODE if name in ("labels", "prompt_codes") else 0
             padded = [
                 torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=fill) if row.ndim else row
