@@ -214,16 +214,14 @@ GUIDED = ["valle", "valle-prenet", "valle-cross", "valle-prompt", "valle-monoton
 
 
 @pytest.mark.parametrize("name", GUIDED)
-def test_guidance_leads_away_from_what_is_said_without_the_text(name):
+def test_guidance_leads_away_from_what_is_said_without_the_condition(name):
     """Step by step, and in each codebook after the first one: `free + scale * (given - free)`."""
     model = tiny(name, condition_dropout=0.1)
     prompt, lengths = codes(1, 3, 2), torch.tensor([2])
     options = {"prompt_codes": prompt, "prompt_text_lengths": lengths, "max_new_tokens": 4, **OPTIONS}
     found = model.generate(TEXT, **options, guidance_scale=3.0, output_logits=True)
     frames = found.sequences.shape[-1]
-    given, free = (
-        _logits_after(model, text, prompt, found) for text in (TEXT, torch.full_like(TEXT, model.config.pad_token_id))
-    )
+    given, free = (_logits_after(model, prompt, found, without) for without in (False, True))
     for mine, one, other in zip(_all_logits(found, frames), given, free, strict=True):
         torch.testing.assert_close(mine, other + 3 * (one - other), atol=1e-4, rtol=1e-4)
         assert not torch.allclose(one, other)
@@ -234,10 +232,12 @@ def _all_logits(found, frames):
     return [torch.stack(found.logits, 1)[:, :frames, 0], *found.level_logits]
 
 
-def _logits_after(model, text, prompt, found):
-    """What the model says of what it has generated, given some text."""
+def _logits_after(model, prompt, found, without):
+    """What the model says of what it has generated, with the text or without."""
     frames, config = found.sequences.shape[-1], model.config
-    read, symbols = model._text(text, None), None
+    read, symbols = model._text(TEXT, None), None
+    if without:
+        read = read.hidden(torch.tensor([True]), config.pad_token_id)
     if config.monotonic_alignment:
         symbols = frame_symbols(found.durations, frames)
         symbols = torch.cat([torch.full((1, prompt.shape[-1]), NO_SYMBOL), symbols], dim=1)
@@ -249,6 +249,20 @@ def _logits_after(model, text, prompt, found):
         logits = model._aligned_ar_loss(read, prompt, found.sequences, symbols)[0]
     levels = [model._nar_logits(said, prompt, found.sequences, level, symbols) for level in (1, 2)]
     return [logits[:, first : first + frames], *levels]
+
+
+@pytest.mark.parametrize("name", ["valle-monotonic", "valle-monotonic-cross"])
+def test_without_its_text_a_told_model_does_not_hear_the_prompt_either(name):
+    model, labels = tiny(name, condition_dropout=1.0).train(), codes(1, 3, 8)
+    durations = torch.tensor([[2, 1, 3, 0, 2]])
+    losses = [
+        model(TEXT, labels=labels, durations=durations, prompt_codes=prompt, level=1).loss
+        for prompt in (codes(1, 3, 4), codes(1, 3, 4).flip(-1))
+    ]
+    assert losses[0] == losses[1]
+    model.config.condition_dropout = 0.0
+    heard = model(TEXT, labels=labels, durations=durations, prompt_codes=codes(1, 3, 4), level=1).loss
+    assert heard != losses[0]
 
 
 @pytest.mark.parametrize("name", GUIDED)

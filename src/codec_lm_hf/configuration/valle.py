@@ -39,8 +39,8 @@ class ValleConfig(CodecLMConfig):
         attention_dropout: of attention weights, in training; `None`: as `dropout`. At 0 torch computes attention in
             one fused pass on a CPU too.
         activation_dropout: of the hidden activations of feed-forward parts, in training; `None`: as `dropout`.
-        condition_dropout: in training, probability that a row goes without its text, for guidance in `generate`. Not
-            in the original.
+        condition_dropout: in training, probability that a row goes without its text, for guidance in `generate`; with
+            `monotonic_alignment`, without its prompt's codes, too. Not in the original.
         train_stage: what `labels` train: `"both"`, or one of `"ar"` and `"nar"`, as the original does in turn.
         original_loss: sums that count padding as ends of speech, as the original's, instead of means over frames.
         prenet_sees_padding: in training and evaluation the prenet's convolutions run on into the padding of a shorter

@@ -224,8 +224,8 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             raise ValueError("give labels: the codes, from which the model is taught. To speak, call generate.")
         text = self._text(input_ids, attention_mask, self.config.prenet_sees_padding)
         if self.training and self.config.condition_dropout:
-            hidden = torch.rand(len(text.ids), device=text.ids.device) < self.config.condition_dropout
-            text = text.hidden(hidden, self.config.pad_token_id)
+            without = torch.rand(len(text.ids), device=text.ids.device) < self.config.condition_dropout
+            text = text.hidden(without, self.config.pad_token_id)
         self._check_codes("labels", labels, len(text.ids))
         lengths = check_ends("labels", labels)
         stage, items = self.config.train_stage, kwargs.get("num_items_in_batch")
@@ -292,19 +292,25 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         after = after.where(after != NO_SYMBOL, text.valid.sum(1, keepdim=True))
         moves = (after - symbols).masked_fill(~(valid & said), NO_CODE)
         self._check_moves(moves)
-        inputs = codes.where(valid, self.config.end_id)
+        inputs, seen = codes.where(valid, self.config.end_id), self._seen(text, said)
         if self.config.prepend_bos:
             inputs = nn.functional.pad(inputs, (1, 0), value=self.config.begin_id)
+            seen = nn.functional.pad(seen, (1, 0), value=True)
         else:
             codes, symbols, said, moves, valid = (part[:, 1:] for part in (codes, symbols, said, moves, valid))
         places = torch.arange(codes.shape[1], device=codes.device)
         told = self.ar.aligned.at(self.ar.aligned(text.ids, text.valid), symbols)
-        hidden = self.ar(text, self._ar_audio(inputs[:, :-1], places[None], told), valid)
+        hidden = self.ar(text, self._ar_audio(inputs[:, :-1], places[None], told, seen[:, :-1]), valid)
         logits, advance_logits = self.ar.heads[0](hidden), self.ar.advance(hidden)
         targets = codes.masked_fill(~said, NO_CODE)
         loss = cross_entropy_sum(logits, targets)
         loss = loss + self.config.advance_loss_weight * cross_entropy_sum(advance_logits, moves)
         return logits, advance_logits, loss, targets
+
+    @staticmethod
+    def _seen(text: Text, said: Tensor) -> Tensor:
+        """Of frames, those that are seen: rows that go without their text do not hear their prompt either."""
+        return torch.ones_like(said) if text.without is None else said | ~text.without[:, None]
 
     def _check_moves(self, moves: Tensor) -> None:
         most, largest = self.config.max_advance, int(moves.max())
@@ -498,7 +504,9 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             symbols = self.ar.aligned(text.ids, text.valid)
             told = self.ar.aligned.at(symbols, ahead.repeat(copies, 1))
         places = torch.arange(first.shape[1], device=first.device)
-        audio, valid = self._ar_audio(first, places[None], told), places < lengths[:, None]
+        begun = (places < self.config.prepend_bos).expand_as(first)
+        audio = self._ar_audio(first, places[None], told, None if pointer is None else self._seen(text, begun))
+        valid = places < lengths[:, None]
         return _Speaking(text, audio, valid, cache, lengths, symbols=symbols, pointer=pointer)
 
     def _first_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
@@ -620,8 +628,12 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     # --- shared ------------------------------------------------------------------------------------------------------
 
-    def _ar_audio(self, codes: Tensor, positions: Tensor, symbols: Tensor | None = None) -> Tensor:
+    def _ar_audio(
+        self, codes: Tensor, positions: Tensor, symbols: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
         embedded = self.ar.audio_embeddings[0](codes)
+        if seen is not None:
+            embedded = embedded * seen[..., None]
         if self.training and self.config.code_dropout:
             seen = torch.rand(codes.shape, device=codes.device) >= self.config.code_dropout
             embedded = embedded * seen[..., None]
@@ -643,7 +655,10 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             `(batch, frames, codebook_size)`.
         """
         prompt_levels = level if self.config.prefix_mode == 0 else self.config.num_codebooks
-        embedded = torch.cat([self._embed_levels(prompt, prompt_levels), self._embed_levels(codes, level)], dim=1)
+        voice = self._embed_levels(prompt, prompt_levels)
+        if symbols is not None and text.without is not None:
+            voice = voice * ~text.without[:, None, None]
+        embedded = torch.cat([voice, self._embed_levels(codes, level)], dim=1)
         prompt_valid, valid = prompt[:, 0] != NO_CODE, codes[:, 0] != NO_CODE
         # Frames follow their row's prompt, whatever padding stands between them.
         before = torch.arange(prompt.shape[-1], device=codes.device).expand(len(codes), -1)

@@ -20,21 +20,26 @@ from .layers.transformer import Transformer
 
 @dataclass
 class Text:
-    """Symbols `(batch, symbols)` and which are no padding; `prenet_valid`: what the prenet takes for padding."""
+    """Symbols `(batch, symbols)` and which are no padding; `prenet_valid`: what the prenet takes for padding.
+
+    `without`, `(batch,)` bool: rows whose symbols are hidden, for guidance.
+    """
 
     ids: Tensor
     valid: Tensor
     prenet_valid: Tensor | None
+    without: Tensor | None = None
 
     def hidden(self, rows: Tensor, symbol: int) -> Text:
         """With `symbol` instead of all of the text in some rows, `(batch,)` bool."""
-        return replace(self, ids=self.ids.masked_fill(rows[:, None], symbol))
+        return replace(self, ids=self.ids.masked_fill(rows[:, None], symbol), without=rows)
 
     def twice(self, symbol: int) -> Text:
         """Twice as many rows, the second half hidden."""
-        ids = torch.cat([self.ids, torch.full_like(self.ids, symbol)])
+        rows = len(self.ids)
         prenet_valid = None if self.prenet_valid is None else self.prenet_valid.repeat(2, 1)
-        return Text(ids, self.valid.repeat(2, 1), prenet_valid)
+        both = Text(self.ids.repeat(2, 1), self.valid.repeat(2, 1), prenet_valid)
+        return both.hidden(torch.arange(2 * rows, device=self.ids.device) >= rows, symbol)
 
 
 def _code_embedding(config: ValleConfig, size: int, dim: int) -> nn.Module:
