@@ -6,6 +6,7 @@ also needs the extra of this name.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from codec_lm_hf.cli.common import output_file
 from codec_lm_hf.evaluation.benchmark import (
     SPEECH_COLUMNS,
     ModelCoder,
+    Recording,
     Speaker,
     SpeechJudge,
     judge_all,
@@ -37,7 +39,18 @@ COLUMNS = {
 }
 
 
-def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: float, seed: int) -> dict:
+def pace(speaker: Speaker, clips: list[Recording]) -> dict:
+    """How long it spoke beside the recordings, and beside the time that it took."""
+    said = [speaker.spoken[clip.name] for clip in clips]
+    lengths = [one.seconds / (len(clip.audio) / clip.sampling_rate) for one, clip in zip(said, clips, strict=True)]
+    return {
+        "length": sum(lengths) / len(lengths),
+        "longest": max(lengths),
+        "speed": sum(one.seconds for one in said) / sum(one.took for one in said),
+    }
+
+
+def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: float, seed: int, int8: bool) -> dict:
     """The whole report."""
     path = codec_lm_hf.bundled("tts") if name == "bundled" else name
     processor = transformers.AutoProcessor.from_pretrained(path)
@@ -46,17 +59,15 @@ def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: floa
     judge = SpeechJudge(clips, Recogniser(), SpeakerEncoder())
     codec = processor.codec
     counts = sorted({codec.config.num_codebooks, processor.num_codebooks, 1}, reverse=True)
+    models = {name: model, **({f"{name}, int8": copy.deepcopy(model).to_int8()} if int8 else {})}
     # Any other recording can be a prompt, also one that is not judged.
-    speaker = Speaker(model, processor, read_recordings(recordings), prompt_seconds, name, seed=seed)
-    speaker(clips[0])  # the first call is slow
-    rows = judge_all(judge, [*(ModelCoder(codec, count, "its codec") for count in counts), speaker])
-    lengths = [speaker.spoken[clip.name].seconds / (len(clip.audio) / clip.sampling_rate) for clip in clips]
-    said = speaker.spoken.values()
-    rows[-1] |= {
-        "length": sum(lengths) / len(lengths),
-        "longest": max(lengths),
-        "speed": sum(one.seconds for one in said) / sum(one.took for one in said),
-    }
+    prompts = read_recordings(recordings)
+    speakers = [Speaker(one, processor, prompts, prompt_seconds, called, seed=seed) for called, one in models.items()]
+    for speaker in speakers:
+        speaker(clips[0])  # the first call is slow
+    rows = judge_all(judge, [*(ModelCoder(codec, count, "its codec") for count in counts), *speakers])
+    for row, speaker in zip(rows[-len(speakers) :], speakers, strict=True):
+        row |= pace(speaker, clips)
     return {
         **surroundings(),
         "recordings": str(recordings),
@@ -81,6 +92,7 @@ def main(
     ] = 3.0,
     limit: Annotated[int | None, typer.Option(help="Use this many recordings, evenly spaced.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first recording.")] = 0,
+    int8: Annotated[bool, typer.Option("--int8", help="Also with its weights in eight bits.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of the models.")] = 1,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")] = Path(
         "speaking_quality.json"
@@ -92,7 +104,7 @@ def main(
     """
     torch.set_num_threads(threads)
     with output_file(output) as file:
-        report = measure(recordings, model, limit, prompt_seconds, seed)
+        report = measure(recordings, model, limit, prompt_seconds, seed, int8)
         report["threads"] = threads
         file.write(json.dumps(report, indent=1, ensure_ascii=False).encode())
     typer.echo(f"\n{markdown_table(report['speech'], COLUMNS)}\n")

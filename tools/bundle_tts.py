@@ -35,6 +35,9 @@ def main(
     metrics: Annotated[
         Path | None, typer.Option(help="What benchmarks/speaking_quality.py wrote about the bundled model.")
     ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="That it speaks with, if not with that of the last recipe's evaluation.")
+    ] = None,
     notes: Annotated[Path | None, typer.Option(help="Markdown on training and quality, for the card.")] = None,
 ) -> None:
     """Write src/codec_lm_hf/pretrained/tts; without metrics and notes, what benchmarks/speaking_quality.py needs."""
@@ -44,6 +47,8 @@ def main(
     # It samples as it was listened to in training.
     recipe = yaml.safe_load((PROJECT / f"recipes/{run.name}.yaml").read_text())
     model.generation_config.update(**recipe["evaluation"]["generation"])
+    if guidance_scale is not None:
+        model.generation_config.guidance_scale = guidance_scale
     save_half(model, TARGET)
     processor_of(run).save_pretrained(TARGET)
     save_history(runs, COLUMNS, TARGET)
