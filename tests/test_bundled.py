@@ -165,7 +165,7 @@ def test_what_it_says_can_be_understood(speaking, voice):
         wave = processor.decode(model.generate(**inputs, seed=0))[0]
         found = judges.word_errors(recognise(wave.numpy(), 16000), text)
         errors, words = errors + found[0], words + found[1]
-    assert errors / words < 0.5
+    assert errors / words < 0.25
 
 
 def test_its_card_states_licence_data_and_measured_quality():
@@ -173,4 +173,4 @@ def test_its_card_states_licence_data_and_measured_quality():
     assert re.search(r"^license: apache-2.0$", card, re.M)
     for word in ("phrases_tts_24k", "not good for", "speaking_quality.py", "WER"):
         assert word in card
-    assert json.loads((TTS / "metrics.json").read_text())["speech"][-1]["name"] == "bundled"
+    assert json.loads((TTS / "metrics.json").read_text())["speech"][0]["name"] == "originals"
