@@ -184,7 +184,7 @@ def test_configuration_from_the_trainers_arguments():
 
 def test_the_converter_allows_paths_and_nothing_else(tmp_path):
     folder = next(path for path in find_cases() if path.parts[-2:] == ("valle", "vallf_prefix1"))
-    with torch.serialization.safe_globals([pathlib.PosixPath]):
+    with torch.serialization.safe_globals([(pathlib.PosixPath, "pathlib.PosixPath")]):
         file = torch.load(folder / "epoch-2.pt", weights_only=True)
     assert isinstance(file["exp_dir"], pathlib.PosixPath)
     for name, content, message in [

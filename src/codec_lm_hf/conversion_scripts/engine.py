@@ -85,12 +85,12 @@ def converter_of(row: Family) -> Converter:
     return importlib.import_module(f"{__package__}.{row.converter}").CONVERTER
 
 
-def read_checkpoint(path: Path, allowed: Sequence[type] = ()) -> State:
+def read_checkpoint(path: Path, allowed: Sequence[tuple[type, str]] = ()) -> State:
     """Read a file of tensors (`torch.save` or safetensors) without executing anything in it.
 
     Args:
         path: of the file.
-        allowed: harmless classes that may stand beside the tensors.
+        allowed: harmless classes that may stand beside the tensors, and the names that they have in files.
 
     Raises:
         ConversionError: the file is missing, cut short, or holds anything but tensors and plain values.

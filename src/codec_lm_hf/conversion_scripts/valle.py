@@ -102,8 +102,9 @@ def config_from_original(original: dict) -> ValleConfig:
 
 
 def _read(path: Path) -> dict:
-    # The trainer saves its output directory among its arguments.
-    return read_checkpoint(path, allowed=[pathlib.PosixPath])
+    # The trainer saves its output directory among its arguments. Python 3.13 writes it under another name.
+    names = ("pathlib.PosixPath", "pathlib._local.PosixPath")
+    return read_checkpoint(path, allowed=[(pathlib.PosixPath, name) for name in names])
 
 
 def read(path: Path) -> State:
