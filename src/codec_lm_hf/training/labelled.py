@@ -50,14 +50,12 @@ class LabelledRecordings:
         rows = self.dataset.select_columns([self.column]).with_format("arrow")[list(places)].to_pylist()
         return [audio_of(row, self.column, place) for place, row in zip(places, rows, strict=True)]
 
-    def renamed(self, column: str | None, suffix: str) -> LabelledRecordings:
-        """The same with a suffix to each name in a column of text; as they are where that is `None`.
+    def renamed(self, column: str, suffix: str) -> LabelledRecordings:
+        """The same with a suffix to each name in a column.
 
         Raises:
             ValueError: there is no such column.
         """
-        if column is None:
-            return self
         if column not in self.features:
             raise ValueError(f"there is no column {column!r}; the recordings have {', '.join(self.features)}.")
         names = [None if name is None else f"{name}{suffix}" for name in self.dataset[column]]

@@ -43,7 +43,7 @@ class CodecLMTrainingArguments(BaseTrainingArguments):
 
     Attributes:
         pad_to_multiple_of: lengths of a batch's texts and codes. A CPU makes the kernels of a product anew for each
-            shape, and takes half as long again for a step where there are ever new ones; 16 leaves few.
+            shape; 16 leaves few of these.
     """
 
     pad_to_multiple_of: int | None = None

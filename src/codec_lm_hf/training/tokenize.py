@@ -147,7 +147,7 @@ def tokenize(
     """
     if batch_seconds <= 0 or shard_rows < 1 or speed <= 0:
         raise ValueError(f"batch_seconds={batch_seconds}, shard_rows={shard_rows} and speed={speed} must be positive.")
-    if speed != 1:
+    if speed != 1 and speaker_column is not None:
         recordings = recordings.renamed(speaker_column, f" x{speed:g}")
     state, output = processes(), Path(output_dir)
     header = CodesHeader.of(model, num_quantizers)
