@@ -194,7 +194,7 @@ def _uncached(model: ValleForConditionalGeneration, given: dict, said: list[Tens
                     codes = torch.cat([prompt, *(code[:, None] for code in said[:-1])], dim=1)
                     valid = torch.ones_like(codes, dtype=torch.bool)
                     places = torch.arange(codes.shape[1])[None]
-                    hidden = model.ar(text, model._ar_audio(codes, places), valid)
+                    hidden = model.ar(text, model.ar.embed_codes(codes, places), valid)
                     agreed.append(model.ar.heads[0](hidden[:, -1]).argmax(-1) == said[-1])
                 tick()
 

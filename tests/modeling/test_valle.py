@@ -247,7 +247,7 @@ def _logits_after(model, prompt, found, without):
         logits = model._ar_loss(read, whole, torch.tensor([whole.shape[-1]]))[0]
     else:
         logits = model._aligned_ar_loss(read, prompt, found.sequences, symbols)[0]
-    levels = [model._nar_logits(said, prompt, found.sequences, level, symbols) for level in (1, 2)]
+    levels = [model.nar.level_logits(said, prompt, found.sequences, level, symbols) for level in (1, 2)]
     return [logits[:, first : first + frames], *levels]
 
 

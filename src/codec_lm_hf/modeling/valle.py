@@ -29,7 +29,7 @@ from .lm_base import (
     guided,
     logger,
 )
-from .valle_stage import Text, ValleStage
+from .valle_stage import ArStage, NarStage, Text
 
 # Three seconds of EnCodec's 75 frames: the longest prompt that training makes of an utterance (section 4.2.2).
 LONGEST_PREFIX = 225
@@ -122,28 +122,9 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     def __init__(self, config: ValleConfig) -> None:
         super().__init__(config)
-        size, count = config.codebook_size, config.num_codebooks
-        self.ar = ValleStage(
-            config,
-            {
-                "dim": config.hidden_size,
-                "num_heads": config.num_attention_heads,
-                "num_layers": config.num_hidden_layers,
-            },
-            tables=[size + 1 + config.prepend_bos],
-            heads=[size if config.monotonic_alignment else size + 1],
-            text_dropout=config.dropout,
-            causal=True,
-        )
-        self.nar = None
-        if count > 1:
-            self.nar = ValleStage(
-                config,
-                config.nar_sizes,
-                tables=[size + 1] + [size] * (count - 1),
-                heads=[size] * (count - 1),
-                stages=count - 1,
-            )
+        count = config.num_codebooks
+        self.ar = ArStage(config)
+        self.nar = NarStage(config) if count > 1 else None
         # Head j is for level j + 1, and what it says is embedded by table j + 1; the original ties it to the next one.
         self._tied_weights_keys = {
             f"nar.heads.{j}.weight": f"nar.audio_embeddings.{j + 2}.weight" for j in range(count - 2)
@@ -270,7 +251,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             inputs, targets = codes, targets[:, 1:]
         places = torch.arange(inputs.shape[1], device=codes.device)
         valid = places < lengths[:, None]
-        hidden = self.ar(text, self._ar_audio(inputs, places[None]), valid)
+        hidden = self.ar(text, self.ar.embed_codes(inputs, places[None]), valid)
         logits = self.ar.heads[0](hidden)
         known = targets.masked_fill(~valid, NO_CODE)
         return logits, cross_entropy_sum(logits, targets if self.config.original_loss else known), known
@@ -292,7 +273,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         after = after.where(after != NO_SYMBOL, text.valid.sum(1, keepdim=True))
         moves = (after - symbols).masked_fill(~(valid & said), NO_CODE)
         self._check_moves(moves)
-        inputs, seen = codes.where(valid, self.config.end_id), self._seen(text, said)
+        inputs, seen = codes.where(valid, self.config.end_id), text.seen(said)
         if self.config.prepend_bos:
             inputs = nn.functional.pad(inputs, (1, 0), value=self.config.begin_id)
             seen = nn.functional.pad(seen, (1, 0), value=True)
@@ -300,17 +281,12 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             codes, symbols, said, moves, valid = (part[:, 1:] for part in (codes, symbols, said, moves, valid))
         places = torch.arange(codes.shape[1], device=codes.device)
         told = self.ar.aligned.at(self.ar.aligned(text.ids, text.valid), symbols)
-        hidden = self.ar(text, self._ar_audio(inputs[:, :-1], places[None], told, seen[:, :-1]), valid)
+        hidden = self.ar(text, self.ar.embed_codes(inputs[:, :-1], places[None], told, seen[:, :-1]), valid)
         logits, advance_logits = self.ar.heads[0](hidden), self.ar.advance(hidden)
         targets = codes.masked_fill(~said, NO_CODE)
         loss = cross_entropy_sum(logits, targets)
         loss = loss + self.config.advance_loss_weight * cross_entropy_sum(advance_logits, moves)
         return logits, advance_logits, loss, targets
-
-    @staticmethod
-    def _seen(text: Text, said: Tensor) -> Tensor:
-        """Of frames, those that are seen: rows that go without their text do not hear their prompt either."""
-        return torch.ones_like(said) if text.without is None else said | ~text.without[:, None]
 
     def _check_moves(self, moves: Tensor) -> None:
         most, largest = self.config.max_advance, int(moves.max())
@@ -332,7 +308,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         symbols: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Logits of a level, and their summed loss, as if the frames of the prefix had one like the others'."""
-        logits = self._nar_logits(text, prompt, codes, level, symbols)
+        logits = self.nar.level_logits(text, prompt, codes, level, symbols)
         total = lengths.sum()
         scaled = self.config.prefix_mode in (1, 2)
         left = total - prompt.shape[-1] * len(codes) if scaled else total
@@ -505,7 +481,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             told = self.ar.aligned.at(symbols, ahead.repeat(copies, 1))
         places = torch.arange(first.shape[1], device=first.device)
         begun = (places < self.config.prepend_bos).expand_as(first)
-        audio = self._ar_audio(first, places[None], told, None if pointer is None else self._seen(text, begun))
+        audio = self.ar.embed_codes(first, places[None], told, None if pointer is None else text.seen(begun))
         valid = places < lengths[:, None]
         return _Speaking(text, audio, valid, cache, lengths, symbols=symbols, pointer=pointer)
 
@@ -514,7 +490,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         audio, valid, last = state.audio, state.audio_valid, state.position - 1
         if steps := ids.shape[-1]:
             places = state.position[:, None] + torch.arange(steps, device=ids.device)
-            audio = torch.cat([audio, self._ar_audio(ids[:, 0], places, state.told(steps))], dim=1)
+            audio = torch.cat([audio, self.ar.embed_codes(ids[:, 0], places, state.told(steps))], dim=1)
             valid = nn.functional.pad(valid, (0, steps), value=True)
             last = torch.full_like(last, audio.shape[1] - 1)
         hidden = self.ar(state.text, audio, valid, cache=state.cache)
@@ -522,7 +498,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         return self._said_of(hidden[torch.arange(len(hidden), device=hidden.device), last], state)
 
     def _next_logits(self, ids: Tensor, state: _Speaking) -> Tensor:
-        audio = self._ar_audio(ids[:, 0], state.position[:, None], state.told(1))
+        audio = self.ar.embed_codes(ids[:, 0], state.position[:, None], state.told(1))
         mask = step_mask(state.cache, state.valid, audio.device)
         memory_mask = state.text.valid[:, None, None]
         hidden = self.ar.transformer(audio, mask, memory_mask=memory_mask, past_key_values=state.cache)
@@ -580,10 +556,10 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         twice = None if guidance in (None, 1) else text.twice(self.config.pad_token_id)
         for level in range(1, self.config.num_codebooks if codes.shape[-1] else 1):
             if twice is None:
-                logits = self._nar_logits(text, prompt, codes, level, symbols)
+                logits = self.nar.level_logits(text, prompt, codes, level, symbols)
             else:
                 rows = [None if part is None else torch.cat([part, part]) for part in (prompt, codes, symbols)]
-                logits = guided(self._nar_logits(twice, *rows[:2], level, rows[2]), guidance)
+                logits = guided(self.nar.level_logits(twice, *rows[:2], level, rows[2]), guidance)
             best = logits.argmax(-1).masked_fill(ended, NO_CODE)
             codes = torch.cat([codes, best[:, None]], dim=1)
             found.append(logits)
@@ -627,57 +603,6 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             logger.warning(f"rows {(ends == 0).nonzero()[:, 0].tolist()} ended at once: no frame was generated.")
 
     # --- shared ------------------------------------------------------------------------------------------------------
-
-    def _ar_audio(
-        self, codes: Tensor, positions: Tensor, symbols: Tensor | None = None, seen: Tensor | None = None
-    ) -> Tensor:
-        embedded = self.ar.audio_embeddings[0](codes)
-        if seen is not None:
-            embedded = embedded * seen[..., None]
-        if self.training and self.config.code_dropout:
-            seen = torch.rand(codes.shape, device=codes.device) >= self.config.code_dropout
-            embedded = embedded * seen[..., None]
-        return self.ar.embed_audio(embedded, positions, symbols)
-
-    def _nar_logits(
-        self, text: Text, prompt: Tensor, codes: Tensor, level: int, symbols: Tensor | None = None
-    ) -> Tensor:
-        """What the second transformer says of a level.
-
-        Args:
-            text: that it reads.
-            prompt: `(batch, codebooks, prompt frames)`.
-            codes: `(batch, at least level, frames)`, of the levels before.
-            level: from 1.
-            symbols: with `monotonic_alignment`, `(batch, prompt frames + frames)`, the places of what they say.
-
-        Returns:
-            `(batch, frames, codebook_size)`.
-        """
-        prompt_levels = level if self.config.prefix_mode == 0 else self.config.num_codebooks
-        voice = self._embed_levels(prompt, prompt_levels)
-        if symbols is not None and text.without is not None:
-            voice = voice * ~text.without[:, None, None]
-        embedded = torch.cat([voice, self._embed_levels(codes, level)], dim=1)
-        prompt_valid, valid = prompt[:, 0] != NO_CODE, codes[:, 0] != NO_CODE
-        # Frames follow their row's prompt, whatever padding stands between them.
-        before = torch.arange(prompt.shape[-1], device=codes.device).expand(len(codes), -1)
-        after = prompt_valid.sum(1, keepdim=True) + torch.arange(codes.shape[-1], device=codes.device)
-        told = None
-        if symbols is not None:
-            told = self.nar.aligned.at(self.nar.aligned(text.ids, text.valid), symbols)
-        audio = self.nar.embed_audio(embedded, torch.cat([before, after], dim=1), told)
-        condition = self.nar.stage_embeddings[level - 1].weight[None]
-        hidden = self.nar(text, audio, torch.cat([prompt_valid, valid], dim=1), condition)
-        return self.nar.heads[level - 1](hidden[:, prompt.shape[-1] :])
-
-    def _embed_levels(self, codes: Tensor, count: int) -> Tensor:
-        """The embeddings of the first `count` levels, summed: `(batch, frames, dim)`."""
-        first = codes[:, 0].where(codes[:, 0] != NO_CODE, self.config.end_id)
-        embedded = self.nar.audio_embeddings[0](first)
-        for level in range(1, count):
-            embedded = embedded + self.nar.audio_embeddings[level](codes[:, level].clamp(min=0))
-        return embedded
 
     def _text(self, input_ids: Tensor, attention_mask: Tensor | None, prenet_sees_padding: bool = False) -> Text:
         if input_ids.ndim != 2 or not input_ids.numel():

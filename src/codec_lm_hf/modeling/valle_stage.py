@@ -16,6 +16,7 @@ from .layers.linear import Linear
 from .layers.positions import ScaledPositions
 from .layers.prenet import ConvPrenet, LinearPrenet
 from .layers.transformer import Transformer
+from .lm_base import NO_CODE
 
 
 @dataclass
@@ -33,6 +34,10 @@ class Text:
     def hidden(self, rows: Tensor, symbol: int) -> Text:
         """With `symbol` instead of all of the text in some rows, `(batch,)` bool."""
         return replace(self, ids=self.ids.masked_fill(rows[:, None], symbol), without=rows)
+
+    def seen(self, said: Tensor) -> Tensor:
+        """Of frames, those that are seen, where rows without their text see only what is `said`; both bool."""
+        return torch.ones_like(said) if self.without is None else said | ~self.without[:, None]
 
     def twice(self, symbol: int) -> Text:
         """Twice as many rows, the second half hidden."""
@@ -139,3 +144,85 @@ class ValleStage(nn.Module):
         mask = segment_mask(segments, torch.cat([text.valid, audio_valid], dim=1))
         hidden = self.transformer(torch.cat([embedded, audio], dim=1), mask, condition, past_key_values=cache)
         return hidden[:, symbols:]
+
+
+class ArStage(ValleStage):
+    """For the first codebook, code by code."""
+
+    def __init__(self, config: ValleConfig) -> None:
+        size = config.codebook_size
+        super().__init__(
+            config,
+            {
+                "dim": config.hidden_size,
+                "num_heads": config.num_attention_heads,
+                "num_layers": config.num_hidden_layers,
+            },
+            tables=[size + 1 + config.prepend_bos],
+            heads=[size if config.monotonic_alignment else size + 1],
+            text_dropout=config.dropout,
+            causal=True,
+        )
+        self.code_dropout = config.code_dropout
+
+    def embed_codes(
+        self, codes: Tensor, positions: Tensor, symbols: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """Codes `(batch, frames)` as `embed_audio` gives them; `seen`, of the same shape: which are not hidden."""
+        embedded = self.audio_embeddings[0](codes)
+        if seen is not None:
+            embedded = embedded * seen[..., None]
+        if self.training and self.code_dropout:
+            drawn = torch.rand(codes.shape, device=codes.device) >= self.code_dropout
+            embedded = embedded * drawn[..., None]
+        return self.embed_audio(embedded, positions, symbols)
+
+
+class NarStage(ValleStage):
+    """For the other codebooks, each in one pass."""
+
+    def __init__(self, config: ValleConfig) -> None:
+        size, others = config.codebook_size, config.num_codebooks - 1
+        tables, heads = [size + 1] + [size] * others, [size] * others
+        super().__init__(config, config.nar_sizes, tables, heads, stages=others)
+        self.end_id = config.end_id
+        # Prefix mode 0 knows of the prompt what it knows of the rest.
+        self.prompt_levels = None if config.prefix_mode == 0 else config.num_codebooks
+
+    def level_logits(
+        self, text: Text, prompt: Tensor, codes: Tensor, level: int, symbols: Tensor | None = None
+    ) -> Tensor:
+        """What it says of a level.
+
+        Args:
+            text: that it reads.
+            prompt: `(batch, codebooks, prompt frames)`.
+            codes: `(batch, at least level, frames)`, of the levels before.
+            level: from 1.
+            symbols: with `monotonic_alignment`, `(batch, prompt frames + frames)`, the places of what they say.
+
+        Returns:
+            `(batch, frames, codebook_size)`.
+        """
+        voice = self._embed_levels(prompt, self.prompt_levels or level)
+        told = None
+        if symbols is not None:
+            told = self.aligned.at(self.aligned(text.ids, text.valid), symbols)
+            voice = voice * text.seen(torch.zeros_like(prompt[:, 0], dtype=torch.bool))[..., None]
+        embedded = torch.cat([voice, self._embed_levels(codes, level)], dim=1)
+        prompt_valid, valid = prompt[:, 0] != NO_CODE, codes[:, 0] != NO_CODE
+        # Frames follow their row's prompt, whatever padding stands between them.
+        before = torch.arange(prompt.shape[-1], device=codes.device).expand(len(codes), -1)
+        after = prompt_valid.sum(1, keepdim=True) + torch.arange(codes.shape[-1], device=codes.device)
+        audio = self.embed_audio(embedded, torch.cat([before, after], dim=1), told)
+        condition = self.stage_embeddings[level - 1].weight[None]
+        hidden = self(text, audio, torch.cat([prompt_valid, valid], dim=1), condition)
+        return self.heads[level - 1](hidden[:, prompt.shape[-1] :])
+
+    def _embed_levels(self, codes: Tensor, count: int) -> Tensor:
+        """The embeddings of the first `count` levels, summed: `(batch, frames, dim)`."""
+        first = codes[:, 0].where(codes[:, 0] != NO_CODE, self.end_id)
+        embedded = self.audio_embeddings[0](first)
+        for level in range(1, count):
+            embedded = embedded + self.audio_embeddings[level](codes[:, level].clamp(min=0))
+        return embedded
