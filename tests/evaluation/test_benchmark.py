@@ -202,6 +202,13 @@ def test_a_numeral_counts_as_right_however_it_is_written(heard, text):
 
 
 @needs_judges
+def test_words_that_sound_as_a_number_does_are_no_errors_by_sound():
+    assert judges.word_errors("Ate too on.", "eight two one") == (3, 3)
+    assert judges.word_errors("Ate too on.", "eight two one", by_sound=True) == (1, 3)
+    assert judges.word_errors("4 U", "for you", by_sound=True) == (1, 2)
+
+
+@needs_judges
 def test_word_errors_are_insertions_deletions_and_substitutions():
     assert judges.word_errors("You the cat sits on a", "The cat sat on a mat.") == (3, 6)
     assert judges.word_errors("", "The cat") == (2, 2)

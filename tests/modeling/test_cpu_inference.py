@@ -40,6 +40,9 @@ def test_convolution_is_torchs(batch, channels, out_channels, kernel, stride, di
     packed = cpu_inference.pack(weight).transpose(1, 2)
     torch.testing.assert_close(cpu_inference.convolve(x, weight, shift, stride, dilation), expected)
     torch.testing.assert_close(cpu_inference.convolve(x, packed, shift, stride, dilation), expected)
+    conv = nn.Conv1d(channels, out_channels, kernel, stride, dilation=dilation, bias=bias)
+    if cpu_inference.PackedConv.possible(conv):
+        torch.testing.assert_close(cpu_inference.PackedConv(conv)(x), conv(x))
 
 
 @torch.no_grad()
@@ -93,6 +96,30 @@ def test_fused_lstm_notices_changed_weights_and_copies():
     assert torch.equal(layer(x), copy.deepcopy(layer)(x))
     layer.double()
     torch.testing.assert_close(layer(x.double()), copy.deepcopy(layer)(x.double()))
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not cpu_inference.PackedConv.possible(nn.Conv1d(1, 8, 3)), reason="this torch is built without oneDNN")
+def test_fused_convolution_notices_changed_weights_and_copies():
+    x = torch.randn(2, 8, 30)
+    layer = Conv1d(8, 16, 6, stride=3)
+    plain = copy.deepcopy(layer)
+    layer.fuse()
+    torch.testing.assert_close(layer(x), plain(x))
+    copied, pickled = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    assert torch.equal(copied(x), plain(x)) and torch.equal(pickled(x), plain(x))
+    for changed in (layer, plain):
+        changed.conv.weight.mul_(0.5)
+        changed.conv.bias.add_(1)
+    torch.testing.assert_close(layer(x), plain(x))
+    torch.testing.assert_close(layer.double()(x.double()), plain.double()(x.double()))
+
+
+def test_fused_convolution_still_learns():
+    layer = Conv1d(8, 16, 3)
+    layer.fuse()
+    layer(torch.randn(1, 8, 20)).sum().backward()
+    assert layer.conv.weight.grad is not None
 
 
 def by_optimizer(layer: nn.Module) -> None:

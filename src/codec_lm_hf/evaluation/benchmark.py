@@ -358,7 +358,7 @@ class SpeechJudge:
 
         Returns:
             One row of the report: `name`; `wer`, word errors over words; `exact`, the share of recordings without an
-            error; `speaker_nearest`, the share whose voice is nearest to its own speaker's other recordings (`None` if
+            error; `wer_by_sound`, where words that sound as a number does count as that number; `speaker_nearest`, the share whose voice is nearest to its own speaker's other recordings (`None` if
             no speaker has two); `speaker_cosine`, to the original; `kinds`, the word error rate of each kind of text;
             and `recordings`, one by one.
         """
@@ -367,9 +367,9 @@ class SpeechJudge:
             audio = recording.audio if coder is None else coder(recording).audio
             heard = self.recognise(audio, recording.sampling_rate)
             errors, words = word_errors(heard, recording.text)
-            rows.append(
-                {"name": recording.name, "kind": recording.kind, "heard": heard, "errors": errors, "words": words}
-            )
+            by_sound, _ = word_errors(heard, recording.text, by_sound=True)
+            counts = {"errors": errors, "errors_by_sound": by_sound, "words": words}
+            rows.append({"name": recording.name, "kind": recording.kind, "heard": heard, **counts})
             voices.append(self.embed(audio, recording.sampling_rate))
         speakers = [recording.speaker for recording in self.recordings]
         nearest = nearest_speakers(np.stack(voices), self.voices, speakers)
@@ -378,14 +378,13 @@ class SpeechJudge:
         right = [float(name == own) for name, own in zip(nearest, speakers, strict=True) if name is not None]
         return {
             "name": "originals" if coder is None else coder.name,
-            "wer": _word_error_rate(rows),
+            "wer": _word_error_rate(rows, "errors"),
+            "wer_by_sound": _word_error_rate(rows, "errors_by_sound"),
             "exact": float(np.mean([row["errors"] == 0 for row in rows])),
             "speaker_nearest": _mean(right),
             "speaker_cosine": float(np.mean([a @ b for a, b in zip(voices, self.voices, strict=True)])),
-            "kinds": {
-                kind: _word_error_rate([row for row in rows if row["kind"] == kind])
-                for kind in sorted({row["kind"] for row in rows} - {""})
-            },
+            "kinds": _rates_by_kind(rows, "errors"),
+            "kinds_by_sound": _rates_by_kind(rows, "errors_by_sound"),
             "recordings": rows,
         }
 
@@ -399,8 +398,13 @@ def judge_all(judge: SpeechJudge, sources: Iterable[Coder | Speaker]) -> list[di
     return rows
 
 
-def _word_error_rate(rows: Sequence[dict]) -> float:
-    return sum(row["errors"] for row in rows) / sum(row["words"] for row in rows)
+def _word_error_rate(rows: Sequence[dict], count: str) -> float:
+    return sum(row[count] for row in rows) / sum(row["words"] for row in rows)
+
+
+def _rates_by_kind(rows: Sequence[dict], count: str) -> dict[str, float]:
+    kinds = sorted({row["kind"] for row in rows} - {""})
+    return {kind: _word_error_rate([row for row in rows if row["kind"] == kind], count) for kind in kinds}
 
 
 # Column of a row -> title and format.

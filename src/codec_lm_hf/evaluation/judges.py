@@ -132,10 +132,23 @@ def normalise_text(text: str, reading: str = "cardinal") -> str:
     return " ".join(re.sub(r"[^a-z' ]", " ", spelled).split())
 
 
-def word_errors(heard: str, text: str) -> tuple[int, int]:
+# Words that sound as a number does: which of them a recogniser writes says nothing of the voice.
+_HOMOPHONES = {"to": "two", "too": "two", "for": "four", "fore": "four", "ate": "eight", "won": "one"}
+
+
+def _sounds(text: str) -> str:
+    return " ".join(_HOMOPHONES.get(word, word) for word in text.split())
+
+
+def word_errors(heard: str, text: str, by_sound: bool = False) -> tuple[int, int]:
     """Word errors in `heard` and words in `text`, both after `normalise_text`.
 
     Text written in words cannot say how a numeral in `heard` was spoken, so the reading with the fewest errors counts.
+
+    Args:
+        heard: as a recogniser spells it.
+        text: what should have been said.
+        by_sound: "to", "too", "for", "fore", "ate" and "won" count as the numbers that sound like them.
 
     Raises:
         ImportError: the `judge` extra is not installed.
@@ -147,7 +160,8 @@ def word_errors(heard: str, text: str) -> tuple[int, int]:
         target = normalise_text(text, reading)
         if not target:
             raise ValueError(f"the transcript {text!r} holds no word to compare with; leave this recording out.")
-        result = jiwer.process_words(target, normalise_text(heard, reading))
+        said = normalise_text(heard, reading)
+        result = jiwer.process_words(_sounds(target), _sounds(said)) if by_sound else jiwer.process_words(target, said)
         errors = result.substitutions + result.deletions + result.insertions
         scores.append((errors, len(target.split())))
     return min(scores)

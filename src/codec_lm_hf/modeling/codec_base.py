@@ -19,7 +19,7 @@ from ..hub import HubModelMixin
 from .codec_checks import CodecChecks
 from .codec_segments import CodecSegments
 from .codec_stream import CodecStream, join_rows
-from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
+from .layers.conv import Conv1d, fuse_weight_norm, has_weight_norm, reset_weight_norm
 from .layers.lstm import ResidualLSTM
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
 from .layers.snake import Snake
@@ -562,7 +562,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         fuse_weight_norm(self)
         self.config.fused = True
         for module in self.modules():
-            if isinstance(module, (Codebook, ResidualLSTM)):
+            if isinstance(module, (Codebook, Conv1d, ResidualLSTM)):
                 module.fuse()
         return self
 

@@ -18,6 +18,7 @@ _FEW_STEPS = 16
 _LSTM_MODE = 2  # ATen's number for it
 # Of a tensor: two such lie in the second level of a CPU's cache.
 _CACHED_VALUES = 2**16
+_PACKED_FOR_STEPS = 1024
 
 
 def applies(x: Tensor) -> bool:
@@ -118,10 +119,22 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilati
     """
     if x.shape[2] == 0:
         return x.new_zeros(len(x), len(weight), 0)  # torch takes no empty images
-    if stride == 1 and weight.shape[2] > 1 and len(weight) <= _FEW_OUTPUTS:
+    if stride == 1 and weight.shape[2] == 1:
+        return F.linear(steps_first(x), pack(weight).flatten(1), bias).transpose(1, 2)
+    if stride == 1 and len(weight) <= _FEW_OUTPUTS:
         return _convolve_to_few(x, weight, bias, dilation)
-    image, kernel = steps_first(x).transpose(1, 2)[:, :, None], pack(weight).transpose(1, 2)[:, :, None]
-    return F.conv2d(image, kernel, bias, (1, stride), 0, (1, dilation))[:, :, 0]
+    return F.conv2d(_image(x), _kernel(weight), bias, (1, stride), 0, (1, dilation))[:, :, 0]
+
+
+def _image(x: Tensor) -> Tensor:
+    """`x` `(batch, channels, steps)` as a channels-last image of one line, said by the strides even of one channel."""
+    rows = steps_first(x)
+    batch, steps, channels = rows.shape
+    return rows.as_strided((batch, channels, 1, steps), (rows.stride(0), 1, rows.stride(0), rows.stride(1)))
+
+
+def _kernel(weight: Tensor) -> Tensor:
+    return pack(weight).transpose(1, 2)[:, :, None]
 
 
 def convolve_onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -253,6 +266,54 @@ class PackedLSTM:
 
     def __reduce__(self) -> tuple:
         """What is packed can be neither copied nor pickled: a copy of a model has none."""
+        return type(None), ()
+
+
+class PackedConv:
+    """A `torch.nn.Conv1d` whose weight oneDNN need not reorder in every call; the numbers are the same.
+
+    Args:
+        conv: float32 on a CPU, without groups and weight norm.
+    """
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        self._conv, self._state = conv, _state_of(conv)
+        self._bias = None if conv.bias is None else conv.bias.detach()
+        self._options = (0, 0), (1, *conv.stride), (1, *conv.dilation), 1
+        # Of the layouts that oneDNN has for a weight, the one for signals of some length; it serves all lengths.
+        image = (1, conv.in_channels, 1, conv.kernel_size[0] * conv.dilation[0] + _PACKED_FOR_STEPS * conv.stride[0])
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            _kernel(conv.weight.detach()), *self._options, image
+        )
+
+    @staticmethod
+    def possible(conv: nn.Module) -> bool:
+        """Whether there can be one, and it would be of use."""
+        return (
+            type(conv) is nn.Conv1d
+            and conv.groups == 1
+            and conv.kernel_size[0] > 1
+            and conv.out_channels > _FEW_OUTPUTS
+            and torch.backends.mkldnn.is_available()
+            and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+            and conv.weight.is_cpu
+            and conv.weight.dtype == torch.float32
+        )
+
+    def serves(self, conv: nn.Module, x: Tensor) -> bool:
+        """Whether this is `conv(x)`: `conv` is the one given, with the same weights."""
+        return applies(x) and x.shape[2] > 0 and conv is self._conv and _state_of(conv) == self._state
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`(batch, channels, steps)` to `(batch, out_channels, windows)`, channels-last."""
+        padding, stride, dilation, groups = self._options
+        image = torch.ops.mkldnn._convolution_pointwise(
+            _image(x), self._weight, self._bias, padding, stride, dilation, groups, "none", [], ""
+        )
+        return image[:, :, 0]
+
+    def __reduce__(self) -> tuple:
+        """As of `PackedLSTM`."""
         return type(None), ()
 
 

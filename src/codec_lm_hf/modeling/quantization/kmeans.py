@@ -42,9 +42,13 @@ def nearest(vectors: Tensor, codebook: Tensor, half_squared_norms: Tensor | None
     if half_squared_norms is None:
         half_squared_norms = codebook.square().sum(-1) / 2
     if torch.compiler.is_compiling() or len(vectors) <= _CHUNK:
-        return torch.addmm(-half_squared_norms, vectors, codebook.t()).argmax(-1)
-    parts = [torch.addmm(-half_squared_norms, part, codebook.t()).argmax(-1) for part in vectors.split(_CHUNK)]
-    return torch.cat(parts)
+        return _nearest(vectors, codebook, half_squared_norms)
+    return torch.cat([_nearest(part, codebook, half_squared_norms) for part in vectors.split(_CHUNK)])
+
+
+def _nearest(vectors: Tensor, codebook: Tensor, half_squared_norms: Tensor) -> Tensor:
+    # On a CPU `max` finds the index in less than half the time of `argmax`.
+    return torch.addmm(-half_squared_norms, vectors, codebook.t()).max(-1).indices
 
 
 def sample_vectors(vectors: Tensor, count: int) -> Tensor:
