@@ -99,7 +99,9 @@ def test_fused_lstm_notices_changed_weights_and_copies():
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not cpu_inference.PackedConv.possible(nn.Conv1d(1, 8, 3)), reason="this torch is built without oneDNN")
+@pytest.mark.skipif(
+    not cpu_inference.PackedConv.possible(nn.Conv1d(1, 8, 3)), reason="this torch is built without oneDNN"
+)
 def test_fused_convolution_notices_changed_weights_and_copies():
     x = torch.randn(2, 8, 30)
     layer = Conv1d(8, 16, 6, stride=3)

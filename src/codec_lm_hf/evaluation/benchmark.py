@@ -357,9 +357,10 @@ class SpeechJudge:
         """Judge what `coder` makes of the recordings, or the recordings themselves for `None`.
 
         Returns:
-            One row of the report: `name`; `wer`, word errors over words; `exact`, the share of recordings without an
-            error; `wer_by_sound`, where words that sound as a number does count as that number; `speaker_nearest`, the share whose voice is nearest to its own speaker's other recordings (`None` if
-            no speaker has two); `speaker_cosine`, to the original; `kinds`, the word error rate of each kind of text;
+            One row of the report: `name`; `wer`, word errors over words; `wer_by_sound`, where words that sound as a
+            number does count as that number; `exact`, the share of recordings without an error; `speaker_nearest`,
+            the share whose voice is nearest to its own speaker's other recordings (`None` if no speaker has two);
+            `speaker_cosine`, to the original; `kinds` and `kinds_by_sound`, the word error rates of each kind of text;
             and `recordings`, one by one.
         """
         rows, voices = [], []
