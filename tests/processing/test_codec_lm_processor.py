@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,24 @@ def test_phonemes_by_gruut():
     pytest.importorskip("gruut", reason="the package gruut (extra gruut) is missing")
     assert gruut("Two  of 3, isn't it?") == ipa("tˈu əv θɹˈi, ˈɪzənt ˈɪt?")
     assert gruut("blorp")  # not in the lexicon
-    assert gruut(" ") == []
+    assert gruut(" ") == gruut("...") == []
+    # Of punctuation what is heard: pauses, and questions.
+    marks = [symbol for symbol in gruut('"Wait!" (No...) Two; is it?! 3.') if symbol in string.punctuation]
+    assert marks == [",", "_", ",", "_", ",", "_", "_", "?", "_"]
+
+
+def test_a_stress_that_the_table_lacks_is_another_stress():
+    ours = ValleProcessor(ValleProcessor.symbols_of(["ˈɔɪ u"], "ipa"), "ipa")
+    assert ours("ˌɔɪ")["input_ids"].tolist() == ours("ˈɔɪ")["input_ids"].tolist() == ours("ɔɪ")["input_ids"].tolist()
+    with pytest.raises(ValueError, match=r"symbols \['a', 'ˌɑ'\] are not in this processor's table"):
+        ours("aˌɑ")
+
+
+def test_the_bundled_model_can_say_prose():
+    pytest.importorskip("gruut", reason="the package gruut (extra gruut) is missing")
+    speaking = AutoProcessor.from_pretrained(codec_lm_hf.bundled("tts"))
+    text = "Dr. Smith said: \"the employee's decoy - a £5.20 toy (or two) - has GONE!\" Hasn't it; on 3/4/2024?"
+    assert speaking(text)["input_ids"].shape[1] > 80
 
 
 def test_durations_are_those_of_their_own_text():

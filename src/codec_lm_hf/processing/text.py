@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
 WORD_BORDER = "_"
+STRESS_MARKS = ("ˈ", "ˌ")
+_PAUSES = set(",.;:!…—–")
 
 
 def graphemes(text: str) -> list[str]:
@@ -56,9 +58,11 @@ def phonemes(text: str, language: str = "en-us") -> list[str]:
 
 
 def gruut(text: str, language: str = "en-us") -> list[str]:
-    """The phonemes of a text, stress with them, its punctuation, and a border between words; numbers are spelled out.
+    """The phonemes of a text, stress with them, its pauses, and a border between words; numbers are spelled out.
 
-    By gruut, a package with a lexicon and a model for other words, which needs no program beside it.
+    By gruut, a package with a lexicon and a model for other words, which needs no program beside it. Of punctuation
+    only what is heard is left, so that a small corpus knows all of it: "?", and "," for every other mark between words
+    at which a reader pauses.
 
     Args:
         text: in the spelling of the language.
@@ -76,10 +80,11 @@ def gruut(text: str, language: str = "en-us") -> list[str]:
     symbols: list[str] = []
     for word in (word for sentence in sentences(text, lang=language) for word in sentence):
         if not word.is_spoken:
-            symbols += word.text.strip()
+            mark = "?" if "?" in word.text else "," if _PAUSES & set(word.text) else ""
+            symbols += mark if symbols and symbols[-1] not in "?," else ""
         elif word.phonemes:
             symbols += [WORD_BORDER, *word.phonemes] if symbols else word.phonemes
-    return symbols
+    return symbols[:-1] if symbols and symbols[-1] == "," else symbols
 
 
 def ipa(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache
 
 import torch
@@ -11,7 +11,7 @@ from transformers import BatchFeature
 
 from ..configuration.lm_base import CodecLMConfig
 from .codec_lm_processor import CodecLMProcessor
-from .text import BEGIN, END, WORD_BORDER, frontend_named, symbol_table
+from .text import BEGIN, END, STRESS_MARKS, WORD_BORDER, frontend_named, symbol_table
 
 
 @lru_cache(maxsize=1 << 16)
@@ -145,10 +145,13 @@ class ValleProcessor(CodecLMProcessor):
     def symbol_ids(self, symbols: Sequence[str]) -> torch.Tensor:
         """Ids of symbols, between those of begin and end.
 
+        A sound that the table has with another stress only is taken with that.
+
         Raises:
             ValueError: a symbol that the table does not have.
         """
         places = {symbol: place for place, symbol in enumerate(self.symbols)}
+        symbols = [_with_known_stress(symbol, places) for symbol in symbols]
         unknown = [symbol for symbol in symbols if symbol not in places]
         if unknown:
             raise ValueError(
@@ -156,6 +159,11 @@ class ValleProcessor(CodecLMProcessor):
                 f"the text otherwise (the frontend is {self.frontend!r}), or train with a corpus that has them."
             )
         return torch.tensor([places[symbol] for symbol in (BEGIN, *symbols, END)])
+
+
+def _with_known_stress(symbol: str, known: Container[str]) -> str:
+    sound = symbol.lstrip("".join(STRESS_MARKS))
+    return next((one for one in (symbol, sound, *(mark + sound for mark in STRESS_MARKS)) if one in known), symbol)
 
 
 def _checked_durations(name: str, durations, counts: Sequence[int]) -> list[torch.Tensor]:
