@@ -26,7 +26,7 @@ _MARGIN_SECONDS = 0.08
 
 
 def phrases(audio: np.ndarray, rate: int, shortest: float, longest: float) -> list[np.ndarray]:
-    """Pieces of `audio` `(samples,)` between pauses, joined up to `longest` seconds; shorter than `shortest`: left out."""
+    """Pieces of `(samples,)` between pauses, joined up to `longest` seconds, without those below `shortest`."""
     spans: list[list[int]] = []
     for start, end in librosa.effects.split(audio, top_db=_PAUSE_DB, frame_length=rate // 20, hop_length=rate // 100):
         if spans and end - spans[-1][0] <= longest * rate:
