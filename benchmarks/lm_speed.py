@@ -95,7 +95,7 @@ def measure(
         if index % _ROUNDS_PER_BANDWIDTH == 0:
             bandwidth()
 
-    turns = take_turns(case.works, threads, between)
+    turns = take_turns(case.works, threads, between, last=case.sampled)
     bar.close()
     rows = []
     times = {name: step_times(turn, case.sampled.get(name, 1)) for name, turn in turns.items()}
@@ -139,6 +139,8 @@ def measure(
 def _memory_of(model: str, work: str, seconds: float, batch: int, threads: int, quick: bool, send) -> None:
     torch.set_num_threads(threads)
     case = case_of(model, seconds, batch, quick, 1, (work,))
+    for weights in case.models[work].state_dict().values():
+        weights.float().sum()  # what is mapped from a file is read now, and belongs to the model
     with peak_memory() as peak:
         case.works[work](lambda: None)
     send(peak())

@@ -10,7 +10,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,17 @@ def take_turns(
     works: dict[str, Callable[[Tick], Any]],
     threads: int,
     between: Callable[[int], None] = lambda index: None,
+    last: Collection[str] = (),
 ) -> dict[str, Turn]:
     """Run works step by step in turn, one at a time, so that what else the machine does hits all of them alike.
+
+    Every other round goes backwards, so that each work comes as often after itself as after another one.
 
     Args:
         works: by name, see `Turn`.
         threads: of torch.
         between: called before each round with its index.
+        last: names of works that end every round, because they need what others have found in it.
 
     Raises:
         BaseException: whatever a work has raised.
@@ -127,21 +131,24 @@ def take_turns(
         thread_clock(threads),
         threading.Event(),
     )
-    ring, rounds = list(turns.values()), 0
+    waiting, rounds = [], -1
 
-    def go_on(turn: Turn) -> None:
-        nonlocal rounds
-        place = ring.index(turn) + 1
-        if turn.error is not None or (turn.result is not None and len(ring) == 1):
+    def go_on(turn: Turn | None) -> None:
+        nonlocal waiting, rounds
+        if turn is not None and turn.error is not None:
+            waiting.clear()
             all_done.set()
             return
-        if turn.result is not None:
-            ring.remove(turn)
-            place -= 1
-        if place >= len(ring):
+        if not waiting:
             rounds += 1
+            going = {name: one for name, one in turns.items() if one.result is None}
+            first = [one for name, one in going.items() if name not in last]
+            waiting = first[:: -1 if rounds % 2 else 1] + [one for name, one in going.items() if name in last]
+            if not waiting:
+                all_done.set()
+                return
             between(rounds)
-        ring[place % len(ring)].may_go.release()
+        waiting.pop(0).may_go.release()
 
     def run(turn: Turn) -> None:
         torch.set_num_threads(threads)
@@ -164,8 +171,7 @@ def take_turns(
 
     for turn in turns.values():
         threading.Thread(target=run, args=(turn,), daemon=True).start()
-    between(0)
-    ring[0].may_go.release()
+    go_on(None)
     all_done.wait()
     for turn in turns.values():
         if turn.error is not None:

@@ -41,13 +41,16 @@ def test_works_take_turns(measuring):
 
         return run
 
-    rounds = []
-    turns = measuring.take_turns({"a": work("a", 3), "b": work("b", 1), "c": work("c", 2)}, 1, rounds.append)
-    assert order == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
+    rounds, works = [], {"a": work("a", 3), "b": work("b", 1), "c": work("c", 2)}
+    turns = measuring.take_turns(works, 1, rounds.append)
+    assert order == [("a", 0), ("b", 0), ("c", 0), ("c", 1), ("a", 1), ("a", 2)]
     assert [turn.result for turn in turns.values()] == ["a", "b", "c"]
     # The last time is from the last tick to the end.
     assert [len(turn.times) for turn in turns.values()] == [4, 2, 3]
     assert rounds == [0, 1, 2, 3]
+    order.clear()
+    measuring.take_turns(works, 1, last=["a"])
+    assert order == [("b", 0), ("c", 0), ("a", 0), ("c", 1), ("a", 1), ("a", 2)]
 
 
 def test_a_work_that_fails_ends_them_all(measuring):

@@ -8,7 +8,7 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationCon
 from transformers.cache_utils import DynamicLayer
 
 # Steps by which the memory grows: to copy everything so rarely costs little, and no more than this stands empty.
-_ROOM = 256
+_ROOM = 64
 
 
 class GrowingLayer(DynamicLayer):
