@@ -555,7 +555,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
     def fuse(self) -> CodecPreTrainedModel:
         """Fold weight norm into the weights, pack them, compute codebook norms once, for inference.
 
-        The numbers stay the same. On a CPU the packed weights stand beside the plain ones: twice the memory of weights.
+        The numbers stay the same. On a CPU packed weights stand beside the plain ones, in twice their memory.
 
         Saving a fused model writes plain weights; `config.fused` says so to whoever loads it.
         """
