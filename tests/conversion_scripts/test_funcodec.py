@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -97,8 +98,8 @@ def test_segments_are_those_of_the_configuration():
         ({"model_conf": {"codec_domain": ["stft", "stft"]}}, "stft spectra have 514 channels here"),
         ({"input_size": 2}, "the decoder has 1 channels, but input_size is 2"),
         (
-            {"model": "codec_semantic_aug", "model_conf": {"ppg_conf": {"ppg_usage_mod": "supervision"}}},
-            "supervision is not supported",
+            {"model": "codec_semantic_aug", "model_conf": {"ppg_conf": {"ppg_usage_mod": "ptts"}}},
+            "ptts is not supported",
         ),
     ],
 )
@@ -144,6 +145,23 @@ def test_both_containers_and_both_ways_to_keep_codebooks(stacked, nested, tmp_pa
     loaded = codec_lm_hf.AutoCodecModel.from_pretrained(tmp_path / "ours")
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_a_supervised_model_brings_its_classifier_and_leaves_idle_layers(tmp_path):
+    supervision = {"ppg_usage_mod": "supervision", "ppg_dim": 11}
+    original = changed(model="codec_semantic_aug", model_conf={"segment_dur": None, "ppg_conf": supervision})
+    torch.manual_seed(0)
+    classifier = CONVERTER.model_class(config_from_original(original)).classifier
+    _, state = original_state(True)
+    for key, value in classifier.state_dict().items():
+        state[re.sub(r"layers\.(\d)\.", r"ppg_classifier.\1.conv.", key)] = value
+    idle = ("ppg_embedding.weight", "ppg_ds_layer.0.conv.conv.weight", "ppg_cond_layer.0.conv.conv.weight")
+    torch.save(state | {key: torch.zeros(1) for key in idle}, tmp_path / "model.pth")
+    codec_lm_hf.convert("funcodec", tmp_path / "model.pth", tmp_path / "ours", config=original)
+    loaded = codec_lm_hf.AutoCodecModel.from_pretrained(tmp_path / "ours")
+    assert loaded.config.semantic_mode == "supervision" and loaded.config.semantic_vocab_size == 11
+    for key, value in classifier.state_dict().items():
+        assert torch.equal(loaded.classifier.state_dict()[key], value), key
 
 
 def test_without_the_configuration_beside_it_the_message_asks_for_one(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 
 from codec_lm_hf import FunCodecConfig, FunCodecModel
@@ -64,6 +65,55 @@ def test_semantic_ids_matter(mode):
         assert same == (mode != "residual")
         first, second = (model.decode(**codes, semantic_ids=ids + shift).audio_values for shift in (0, 5))
     assert not torch.allclose(first, second)
+
+
+def supervised(**fields):
+    fields = {"semantic_mode": "supervision", "semantic_vocab_size": 12, **fields}
+    return TinyCase("funcodec", {**FIELDS, "quantizer_dropout": 0.0, **fields}).model().train()
+
+
+def encoder_gradients(model, audio, ids):
+    torch.manual_seed(0)
+    output = model(audio, semantic_ids=ids)
+    output.loss.backward()
+    return output, [parameter.grad for parameter in model.encoder.parameters()]
+
+
+def test_supervision_is_a_classifier_of_the_first_codebook_in_training():
+    audio, ids = torch.randn(2, 1, 3000) * 0.1, torch.randint(0, 12, (2, 20))
+    output, followed = encoder_gradients(supervised(), audio, ids)
+    frames = output.audio_codes.shape[-1]
+    assert output.semantic_logits.shape == (2, 12, frames)
+    cross_entropy = F.cross_entropy(output.semantic_logits[..., :10], ids[:, ::2][:, :frames])
+    without = supervised(semantic_mode=None)
+    missing = without.load_state_dict(supervised().state_dict(), strict=False)
+    assert missing.missing_keys == [] and all(key.startswith("classifier.") for key in missing.unexpected_keys)
+    alone, plain = encoder_gradients(without, audio, None)
+    torch.testing.assert_close(output.loss, alone.loss + cross_entropy)
+    # How far the encoder follows the classifier is a number of its own.
+    unmoved = encoder_gradients(supervised(semantic_gradient_scale=0.0), audio, ids)[1]
+    half = encoder_gradients(supervised(semantic_gradient_scale=0.5), audio, ids)[1]
+    for all_of_it, half_of_it, none, other in zip(followed, half, unmoved, plain, strict=True):
+        torch.testing.assert_close(none, other)
+        torch.testing.assert_close(half_of_it - other, (all_of_it - other) / 2, atol=1e-6, rtol=1e-3)
+    assert any(not torch.allclose(one, other) for one, other in zip(followed, plain, strict=True))
+
+
+def test_supervision_does_not_depend_on_padding_and_codes_need_no_ids():
+    model = supervised()
+    mask = torch.arange(3000) < torch.tensor([3000, 1200])[:, None]
+    audio, ids = torch.randn(2, 1, 3000) * 0.1, torch.randint(0, 12, (2, 19))
+    ids[1, 7:] = -1
+    both = model(audio, mask, semantic_ids=ids)
+    assert model.classifier.loss(both.semantic_logits, ids, both.codes_mask).isfinite()
+    frames = int(both.codes_mask[1].sum())
+    model = supervised()
+    alone = model(audio[1:, :, :1200], semantic_ids=ids[1:, :7])
+    torch.testing.assert_close(both.semantic_logits[1, :, :frames], alone.semantic_logits[0], atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="'supervision' needs semantic_ids"):
+        model(audio)
+    model.eval()
+    assert model(audio, mask).audio_values.shape == audio.shape
 
 
 def test_too_few_ids_repeat_the_last_and_too_many_are_cut():

@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from .codec_base import ResidualCodecConfig
 
-SEMANTIC_MODES = ("residual", "addition", "concat")
+SEMANTIC_MODES = ("residual", "addition", "concat", "supervision")
 
 # Planes that describe a spectrum, see `FunCodecConfig.domain`.
 PLANES = {"mag_phase": 3, "mag_angle": 2, "stft": 2}
@@ -61,11 +61,15 @@ class FunCodecConfig(ResidualCodecConfig):
             `modeling.quantization`; the defaults are the original's behaviour.
         semantic_mode: what is done with frame-level semantic ids (of phonemes, say) that are given beside the audio:
             their embeddings are taken off the latents before quantization and put back after it (`"residual"`), added
-            after it (`"addition"`), or joined to the quantized latents by a convolution (`"concat"`). `None`: there
+            after it (`"addition"`), or joined to the quantized latents by a convolution (`"concat"`); or they are
+            what a classifier shall read from the first codebook, in training only (`"supervision"`). `None`: there
             are none.
         semantic_vocab_size: kinds of semantic ids.
         semantic_downsampling: semantic ids per frame.
-        semantic_downsampling_conv: bring them to the frame rate by convolutions; off: take every n-th.
+        semantic_downsampling_conv: bring them to the frame rate by convolutions; off, and for the classifier: take
+            every n-th.
+        semantic_gradient_scale: of the classifier's loss, as far as the encoder follows it. The original reads such a
+            number (`ppg_supervision_weight`), but nowhere sets it.
 
     Source: `egs/LibriTTS/codec/conf/*.yaml` of the original, whose recipes the published checkpoints follow.
     """
@@ -124,6 +128,7 @@ class FunCodecConfig(ResidualCodecConfig):
     semantic_vocab_size: int = 86
     semantic_downsampling: int = 2
     semantic_downsampling_conv: bool = True
+    semantic_gradient_scale: float = 1.0
 
     def validate_architecture(self):
         if self.audio_channels != 1:
@@ -149,7 +154,7 @@ class FunCodecConfig(ResidualCodecConfig):
             )
         if self.semantic_mode not in (None, *SEMANTIC_MODES):
             raise ValueError(f"semantic_mode must be one of {SEMANTIC_MODES}, or None; got {self.semantic_mode!r}.")
-        if self.semantic_mode is not None and self.chunk_length_s is not None:
+        if self.semantic_mode not in (None, "supervision") and self.chunk_length_s is not None:
             raise ValueError("semantic ids do not come in segments: leave out semantic_mode or chunk_length_s.")
         if self.quantizer_choices is not None and (not self.quantizer_choices or min(self.quantizer_choices) < 1):
             raise ValueError(f"quantizer_choices must be numbers from 1 on, or None; got {self.quantizer_choices}.")

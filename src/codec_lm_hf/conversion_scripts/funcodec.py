@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..configuration.funcodec import PLANES, FunCodecConfig
+from ..configuration.funcodec import PLANES, SEMANTIC_MODES, FunCodecConfig
 from ..modeling.funcodec import FunCodecModel
 from .engine import ConversionError, Converter, Rules, State, read_checkpoint, read_config_file
 
@@ -33,6 +33,7 @@ _SEMANTIC = {
     "semantic": (r"ppg_embedding\.weight", r"semantic.embedding.weight"),
     "downsample": (r"ppg_ds_layer\.(\d)\.conv\.(.+)", r"semantic.downsample.\1.\2"),
     "join": (r"ppg_cond_layer\.0\.conv\.conv\.(weight|bias)", r"join.conv.\1"),
+    "classifier": (r"ppg_classifier\.(\d)\.conv\.(.+)", r"classifier.layers.\1.\2"),
 }
 
 _STACKED = "quantizer.rq.model."
@@ -181,7 +182,7 @@ def config_from_original(original: dict) -> FunCodecConfig:
     if model["chunk_length_s"] is None:
         model["overlap"] = None
     else:
-        _check_segments(model, counted_in, "semantic_mode" in fields)
+        _check_segments(model, counted_in, fields.get("semantic_mode") not in (None, "supervision"))
     choices = quantizer["quantizer_choices"]
     quantizer["quantizer_dropout"] = float(quantizer["quantizer_dropout"] and choices is not None)
     return FunCodecConfig(**fields, **quantizer, **model)
@@ -230,13 +231,13 @@ def _semantic(kind: str, options: dict | None) -> dict:
         return {}
     fields = _read({"ppg_conf": options}, "ppg_conf", _PPG)
     mode = fields["semantic_mode"]
-    if mode in ("ptts", "supervision"):
+    if mode == "ptts":
         raise ConversionError(
-            f"ppg_usage_mod: {mode} is not supported; the original itself lacks what it needs to run. "
-            "It runs in the modes residual, addition and concat."
+            "ppg_usage_mod: ptts is not supported; the original itself lacks what it needs to run. "
+            "The modes residual, addition, concat and supervision are."
         )
     # As there, every other name means concat, and every other way of bringing ids to the frame rate is to skip some.
-    fields["semantic_mode"] = mode if mode in ("residual", "addition") else "concat"
+    fields["semantic_mode"] = mode if mode in SEMANTIC_MODES else "concat"
     fields["semantic_downsampling_conv"] = fields["semantic_downsampling_conv"] == "conv"
     return fields
 
@@ -245,10 +246,12 @@ def rules(config: FunCodecConfig) -> Rules:
     """The keys of a model; those of layers that its way of using semantic ids leaves idle are dropped."""
     if config.semantic_mode is None:
         return _RULES
+    supervised = config.semantic_mode == "supervision"
     used = {
-        "semantic": True,
-        "downsample": config.semantic_downsampling_conv,
+        "semantic": not supervised,
+        "downsample": config.semantic_downsampling_conv and not supervised,
         "join": config.semantic_mode == "concat",
+        "classifier": supervised,
     }
     return _RULES + [(pattern, target if used[part] else None) for part, (pattern, target) in _SEMANTIC.items()]
 

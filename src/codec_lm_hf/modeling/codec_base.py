@@ -168,7 +168,9 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
     def _encoder_dtype(self) -> torch.dtype:
         return torch.promote_types(self.dtype, torch.float32)
 
-    def _training_outputs(self, latents: Tensor, quantization: QuantizerOutput) -> dict[str, Tensor]:
+    def _training_outputs(
+        self, latents: Tensor, quantization: QuantizerOutput, mask: Tensor | None
+    ) -> dict[str, Tensor]:
         """What else `forward` returns in training; `output_class` has the fields."""
         return {}
 
@@ -411,7 +413,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             audio_values=decoded,
             audio_codes=quantization.codes,
             codes_mask=mask,
-            **self._training_outputs(latents, quantization),
+            **self._training_outputs(latents, quantization, mask),
         )
 
     def _drop_quantizers(self, count: int, batch_size: int, dropout: float) -> int | Tensor:

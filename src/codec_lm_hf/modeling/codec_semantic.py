@@ -81,7 +81,9 @@ class SemanticCodecModel(CodecPreTrainedModel):
             output.loss = output.loss + 0 * output.semantic_features.sum()
         return output
 
-    def _training_outputs(self, latents: Tensor, quantization: QuantizerOutput) -> dict[str, Tensor]:
+    def _training_outputs(
+        self, latents: Tensor, quantization: QuantizerOutput, mask: Tensor | None
+    ) -> dict[str, Tensor]:
         if self.semantic_projection is None:
             return {}
         latents = latents.float()

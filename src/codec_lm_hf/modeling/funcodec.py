@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration.funcodec import PLANES, FunCodecConfig
-from .codec_base import CodecPreTrainedModel
+from .codec_base import CodecOutput, CodecPreTrainedModel
 from .layers.conv import Conv1d
 from .layers.seanet import SeanetDecoder, SeanetEncoder, run_layers, seanet_options
 from .layers.seanet2d import SeanetDecoder2d, SeanetEncoder2d
 from .layers.stft import InverseStft, Stft
 from .layers.streaming import TimeContext
+from .quantization import QuantizerOutput
 
 _QUIETEST = 1e-6
+_CLASSIFIER_CHANNELS = 512
 
 
 def planes_of(spectrum: Tensor, domain: str) -> Tensor:
@@ -40,6 +43,22 @@ def spectrum_of(planes: Tensor, domain: str) -> Tensor:
         angle = phase.sin() * math.pi
         phase = torch.cat([angle.cos(), angle.sin()], dim=1)
     return (magnitude * phase).flatten(1, 2)
+
+
+def _lengths_of_ids(ids: Tensor, vocab_size: int) -> Tensor:
+    """Ids of each row of `(batch, steps)`, which -1 ends; checks them."""
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"semantic_ids must be integers of shape (batch, steps), got {ids.dtype} {tuple(ids.shape)}.")
+    present = ids >= 0
+    if not torch.compiler.is_compiling():
+        if bool((present[:, 1:] & ~present[:, :-1]).any()) or ids.shape[1] == 0 or not bool(present[:, 0].all()):
+            raise ValueError("every row of semantic_ids must begin with an id; pad shorter rows with -1 at the right.")
+        if int(ids.max()) >= vocab_size or int(ids.min()) < -1:
+            raise ValueError(
+                f"semantic_ids must lie in 0..{vocab_size - 1} (-1 is padding), found "
+                f"{int(ids.max()) if int(ids.max()) >= vocab_size else int(ids.min())}."
+            )
+    return present.sum(-1)
 
 
 class SemanticEmbedding(nn.Module):
@@ -77,7 +96,7 @@ class SemanticEmbedding(nn.Module):
 
         Where the ids are too few, the last vector of the row is repeated; where they are too many, they are cut.
         """
-        lengths = self._lengths(ids)
+        lengths = _lengths_of_ids(ids, self.vocab_size)
         x = self.embedding(ids.clamp(min=0)).transpose(1, 2)
         if self.downsample is None:
             x = x[..., :: self.ratio]
@@ -87,23 +106,54 @@ class SemanticEmbedding(nn.Module):
         index = torch.minimum(torch.arange(frames, device=x.device), last)
         return x.gather(-1, index[:, None].expand(-1, x.shape[1], -1))
 
-    def _lengths(self, ids: Tensor) -> Tensor:
-        if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise ValueError(
-                f"semantic_ids must be integers of shape (batch, steps), got {ids.dtype} {tuple(ids.shape)}."
-            )
-        present = ids >= 0
-        if not torch.compiler.is_compiling():
-            if bool((present[:, 1:] & ~present[:, :-1]).any()) or ids.shape[1] == 0 or not bool(present[:, 0].all()):
-                raise ValueError(
-                    "every row of semantic_ids must begin with an id; pad shorter rows with -1 at the right."
-                )
-            if int(ids.max()) >= self.vocab_size or int(ids.min()) < -1:
-                raise ValueError(
-                    f"semantic_ids must lie in 0..{self.vocab_size - 1} (-1 is padding), found "
-                    f"{int(ids.max()) if int(ids.max()) >= self.vocab_size else int(ids.min())}."
-                )
-        return present.sum(-1)
+
+class SemanticClassifier(nn.Module):
+    """What the first codebook says, as scores of semantic ids.
+
+    Args:
+        dimension: of the codebook's entries.
+        vocab_size: kinds of ids.
+        ratio: ids per frame, of which it tells the first.
+
+    Source: `ppg_classifier` in `funcodec/models/codec_semantic_aug.py`.
+    """
+
+    def __init__(self, dimension: int, vocab_size: int, ratio: int) -> None:
+        super().__init__()
+        self.vocab_size, self.ratio = vocab_size, ratio
+        options = {"causal": False, "pad_mode": "reflect", "norm_type": "time_group_norm"}
+        self.layers = nn.ModuleList(
+            [
+                Conv1d(dimension, _CLASSIFIER_CHANNELS, 5, **options),
+                nn.ELU(),
+                Conv1d(_CLASSIFIER_CHANNELS, _CLASSIFIER_CHANNELS, 3, **options),
+                nn.ELU(),
+                Conv1d(_CLASSIFIER_CHANNELS, vocab_size, 1, **options),
+            ]
+        )
+
+    def forward(self, entries: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(batch, dimension, frames)`, valid in `mask` `(batch, frames)`, to `(batch, vocab_size, frames)`."""
+        return run_layers(self.layers, entries, None if mask is None else TimeContext(mask.sum(-1)))
+
+    def loss(self, logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy over the frames that have an id; `ids` as in `SemanticEmbedding`."""
+        _lengths_of_ids(ids, self.vocab_size)
+        frames = logits.shape[-1]
+        told = F.pad(ids[:, :: self.ratio][:, :frames], (0, max(0, frames - -(-ids.shape[1] // self.ratio))), value=-1)
+        return F.cross_entropy(logits, told if mask is None else told.masked_fill(~mask, -1), ignore_index=-1)
+
+
+@dataclass
+class FunCodecOutput(CodecOutput):
+    """Output of `FunCodecModel.forward`.
+
+    Attributes:
+        semantic_logits: `(batch, semantic_vocab_size, frames)`, with `semantic_mode="supervision"` in training mode:
+            what the first codebook says of the ids.
+    """
+
+    semantic_logits: Tensor | None = None
 
 
 class FunCodecModel(CodecPreTrainedModel):
@@ -115,7 +165,7 @@ class FunCodecModel(CodecPreTrainedModel):
 
     With `config.semantic_mode`, `encode`, `decode` and `forward` take `semantic_ids` `(batch, steps)`, integers at
     `config.semantic_downsampling` times the frame rate, padded with -1 at the right. `encode` needs them in the mode
-    `"residual"` only.
+    `"residual"` only; with `"supervision"` they are for training alone.
 
     With `config.normalize`, audio without its gain (the original's `use_scale=False`) is
     `decode(codes, audio_scales=torch.ones(batch, 1))`.
@@ -124,6 +174,7 @@ class FunCodecModel(CodecPreTrainedModel):
     config: FunCodecConfig
     config_class = FunCodecConfig
     condition_names = ("semantic_ids",)
+    output_class = FunCodecOutput
 
     def __init__(self, config: FunCodecConfig) -> None:
         super().__init__(config)
@@ -147,8 +198,12 @@ class FunCodecModel(CodecPreTrainedModel):
             self.analysis = Stft(config.window_size, config.stft_hop_length, centred=True)
             self.synthesis = InverseStft(config.window_size, config.stft_hop_length, lookahead=None)
         self.quantizer = self._residual_quantizer(config.hidden_size)
-        self.semantic = self.join = None
-        if config.semantic_mode is not None:
+        self.semantic = self.join = self.classifier = None
+        if config.semantic_mode == "supervision":
+            self.classifier = SemanticClassifier(
+                config.hidden_size, config.semantic_vocab_size, config.semantic_downsampling
+            )
+        elif config.semantic_mode is not None:
             self.semantic = SemanticEmbedding(
                 config.semantic_vocab_size,
                 config.hidden_size,
@@ -204,14 +259,35 @@ class FunCodecModel(CodecPreTrainedModel):
         return self.join(torch.cat([semantic, latents], dim=1), time)
 
     def _semantic(self, ids: Tensor | None, latents: Tensor) -> Tensor:
+        return self.semantic(self._given(ids, len(latents)), latents.shape[-1])
+
+    def _given(self, ids: Tensor | None, batch_size: int) -> Tensor:
         if ids is None:
             raise ValueError(
                 f"semantic_mode {self.config.semantic_mode!r} needs semantic_ids (batch, steps); "
                 f"{self.config.semantic_downsampling} make a frame."
             )
-        if len(ids) != len(latents):
-            raise ValueError(f"semantic_ids has {len(ids)} rows, but the batch has {len(latents)}.")
-        return self.semantic(ids, latents.shape[-1])
+        if len(ids) != batch_size:
+            raise ValueError(f"semantic_ids has {len(ids)} rows, but the batch has {batch_size}.")
+        return ids
+
+    def _training_outputs(
+        self, latents: Tensor, quantization: QuantizerOutput, mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        if self.classifier is None:
+            return {}
+        latents = latents.float() * self.config.semantic_gradient_scale
+        straight_through = latents + (quantization.first_entries - latents).detach()
+        return {"semantic_logits": self.classifier(straight_through.to(self.dtype), mask)}
+
+    def _train_step(
+        self, audio: Tensor, lengths: Tensor | None, count: int | Tensor, semantic_ids: Tensor | None = None
+    ) -> FunCodecOutput:
+        output = super()._train_step(audio, lengths, count, semantic_ids=semantic_ids)
+        if self.classifier is not None:
+            ids = self._given(semantic_ids, len(audio))
+            output.loss = output.loss + self.classifier.loss(output.semantic_logits.float(), ids, output.codes_mask)
+        return output
 
     def _drop_quantizers(self, count: int, batch_size: int, dropout: float) -> int | Tensor:
         """Structured dropout: one number of codebooks for the step, out of `config.quantizer_choices`."""
