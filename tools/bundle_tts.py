@@ -1,6 +1,6 @@
 """Turns finished training runs into the bundled speaking model: half-precision weights, card, recipes, log, voice.
 
-python tools/bundle_tts.py runs/valle_phrases runs/valle_phrases_more_voices \\
+python tools/bundle_tts.py runs/valle_phrases runs/valle_phrases_more_voices runs/valle_phrases_real_voices \\
     --voice DATA/phrases_tts_24k/validation/am_michael_00576.ogg --metrics speaking_quality.json
 """
 
