@@ -115,7 +115,7 @@ def take_turns(
 ) -> dict[str, Turn]:
     """Run works step by step in turn, one at a time, so that what else the machine does hits all of them alike.
 
-    Every other round goes backwards, so that each work comes as often after itself as after another one.
+    Every other round goes backwards, so that no work always follows the same one.
 
     Args:
         works: by name, see `Turn`.
@@ -136,7 +136,6 @@ def take_turns(
     def go_on(turn: Turn | None) -> None:
         nonlocal waiting, rounds
         if turn is not None and turn.error is not None:
-            waiting.clear()
             all_done.set()
             return
         if not waiting:

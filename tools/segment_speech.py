@@ -53,7 +53,7 @@ def main(
             text = recognise(piece, rate).strip()
             if not normalise_text(text):
                 continue
-            name = f"{Path(recording.name).stem}_{place:02}.flac"
+            name = f"{Path(recording.name).with_suffix('').as_posix().replace('/', '-')}_{place:02}.flac"
             soundfile.write(output / name, piece, rate)
             row = {"file_name": name, "text": text, "speaker": recording.speaker, "duration": len(piece) / rate}
             rows.append(json.dumps(row, ensure_ascii=False))

@@ -117,6 +117,16 @@ def test_fused_convolution_notices_changed_weights_and_copies():
     torch.testing.assert_close(layer.double()(x.double()), plain.double()(x.double()))
 
 
+def test_models_can_be_fused_in_inference_mode():
+    """Where torch does not count changes, nothing is packed."""
+    with torch.inference_mode():
+        layers = Conv1d(8, 16, 3), ResidualLSTM(8, 2)
+        for layer in layers:
+            expected = layer(torch.ones(1, 8, 30))
+            layer.fuse()
+            torch.testing.assert_close(layer(torch.ones(1, 8, 30)), expected)
+
+
 def test_fused_convolution_still_learns():
     layer = Conv1d(8, 16, 3)
     layer.fuse()

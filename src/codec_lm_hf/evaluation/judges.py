@@ -160,8 +160,8 @@ def word_errors(heard: str, text: str, by_sound: bool = False) -> tuple[int, int
         target = normalise_text(text, reading)
         if not target:
             raise ValueError(f"the transcript {text!r} holds no word to compare with; leave this recording out.")
-        said = normalise_text(heard, reading)
-        result = jiwer.process_words(_sounds(target), _sounds(said)) if by_sound else jiwer.process_words(target, said)
+        compared = target, normalise_text(heard, reading)
+        result = jiwer.process_words(*(map(_sounds, compared) if by_sound else compared))
         errors = result.substitutions + result.deletions + result.insertions
         scores.append((errors, len(target.split())))
     return min(scores)

@@ -86,6 +86,4 @@ class SemanticCodecModel(CodecPreTrainedModel):
     ) -> dict[str, Tensor]:
         if self.semantic_projection is None:
             return {}
-        latents = latents.float()
-        straight_through = latents + (quantization.first_entries - latents).detach()
-        return {"semantic_features": self._project(straight_through)}
+        return {"semantic_features": self._project(quantization.first_codebook(latents))}

@@ -276,9 +276,8 @@ class FunCodecModel(CodecPreTrainedModel):
     ) -> dict[str, Tensor]:
         if self.classifier is None:
             return {}
-        latents = latents.float() * self.config.semantic_gradient_scale
-        straight_through = latents + (quantization.first_entries - latents).detach()
-        return {"semantic_logits": self.classifier(straight_through.to(self.dtype), mask)}
+        entries = quantization.first_codebook(latents, self.config.semantic_gradient_scale)
+        return {"semantic_logits": self.classifier(entries.to(self.dtype), mask)}
 
     def _train_step(
         self, audio: Tensor, lengths: Tensor | None, count: int | Tensor, semantic_ids: Tensor | None = None

@@ -238,7 +238,7 @@ class PackedLSTM:
             and layers.proj_size == 0
             and torch.backends.mkldnn.is_available()
             and hasattr(torch.ops.mkldnn, "_reorder_mkldnn_rnn_layer_weight")
-            and all(weight.is_cpu and weight.dtype == torch.float32 for weight in layers.parameters())
+            and _can_be_packed(layers)
         )
 
     def serves(self, layers: nn.Module, x: Tensor) -> bool:
@@ -296,8 +296,7 @@ class PackedConv:
             and conv.out_channels > _FEW_OUTPUTS
             and torch.backends.mkldnn.is_available()
             and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
-            and conv.weight.is_cpu
-            and conv.weight.dtype == torch.float32
+            and _can_be_packed(conv)
         )
 
     def serves(self, conv: nn.Module, x: Tensor) -> bool:
@@ -315,6 +314,13 @@ class PackedConv:
     def __reduce__(self) -> tuple:
         """As of `PackedLSTM`."""
         return type(None), ()
+
+
+def _can_be_packed(module: nn.Module) -> bool:
+    """Whether its weights are float32 on a CPU, and torch counts their changes: not of those made in inference mode."""
+    return all(
+        weight.is_cpu and weight.dtype == torch.float32 and not weight.is_inference() for weight in module.parameters()
+    )
 
 
 def _state_of(module: nn.Module) -> list[tuple[int, int]]:

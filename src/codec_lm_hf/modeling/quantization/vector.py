@@ -29,6 +29,11 @@ class QuantizerOutput(NamedTuple):
     codebook_loss: Tensor | None = None
     first_entries: Tensor | None = None
 
+    def first_codebook(self, latents: Tensor, gradient_scale: float = 1.0) -> Tensor:
+        """`first_entries`, with `gradient_scale` of the gradient passed straight through to `latents`."""
+        latents = latents.float() * gradient_scale
+        return latents + (self.first_entries - latents).detach()
+
 
 class EuclideanCodebook(Codebook):
     """A codebook that follows the vectors it is given: k-means on the first batch, then moving averages.
