@@ -317,7 +317,7 @@ class PackedConv:
 
 
 def _can_be_packed(module: nn.Module) -> bool:
-    """Whether its weights are float32 on a CPU, and torch counts their changes: not of those made in inference mode."""
+    """Whether its weights are float32 on a CPU, and not made in inference mode: torch counts no changes of those."""
     return all(
         weight.is_cpu and weight.dtype == torch.float32 and not weight.is_inference() for weight in module.parameters()
     )
