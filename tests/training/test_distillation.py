@@ -120,7 +120,31 @@ def test_a_codec_draws_near_to_its_teacher(name, tmp_path):
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+@pytest.mark.parametrize("name", ["hubert", "whisper"])
+def test_what_is_heard_in_decoded_audio_has_a_gradient_and_draws_near_to_the_original(name, whisper_folder, tmp_path):
+    teacher = SemanticTeacher(hubert()) if name == "hubert" else SemanticTeacher.from_pretrained(whisper_folder)
+    audio = noise(2, 1, 4000).requires_grad_()
+    states = teacher.states(audio)
+    torch.testing.assert_close(torch.stack(states).mean(0), teacher(audio)[0])
+    sum(state.float().square().mean() for state in states).backward()
+    assert torch.isfinite(audio.grad).all() and (audio.grad.abs().amax(-1) > 0).all()
+    torch.manual_seed(0)
+    weights = {"time_weight": 0.0, "mel_weight": 0.0, "commitment_weight": 0.0, "content_weight": 1.0}
+    run = CodecTrainer(
+        codec(),
+        arguments(tmp_path / "run", max_steps=30, **weights),
+        teacher=teacher,
+        train_dataset=crops(write_recordings(tmp_path / "audio")),
+    )
+    run.train()
+    losses = [entry["content_loss"] for entry in run.state.log_history if "content_loss" in entry]
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+
+
 def test_a_codec_without_features_has_no_teacher(tmp_path):
+    with pytest.raises(ValueError, match="content_weight=0.5 needs a teacher"):
+        CodecTrainer(codec(), arguments(tmp_path, content_weight=0.5))
     with pytest.raises(ValueError, match="StftCodecModel has no semantic features to teach; leave out the teacher"):
         CodecTrainer(codec(), arguments(tmp_path), teacher=SemanticTeacher(hubert()))
     untaught = TINY["soundstream_lyra"].model()

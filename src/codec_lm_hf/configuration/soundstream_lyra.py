@@ -28,6 +28,9 @@ class LyraCodecConfig(ResidualCodecConfig):
         residual_kernel_size, residual_dilations: of the depthwise convolutions, one residual unit per dilation.
         latent_kernel_size: of the convolutions beside the latents.
         leaky_relu_slope: of every activation.
+        encoder_context_layers, decoder_context_layers: ConvNeXt blocks at the frame rate, after the encoder and before
+            the decoder (see `modeling.layers.convnext.ConvNeXtContext`). Lyra V2 has none; the bundled codec has.
+        context_size, context_kernel_size, context_expansion: of these blocks.
         arithmetic: of the layers next to the latents, which the original runs in int8: `"integer"` gives the
             original's integers, `"clamped"` floating point within the range of int8 (see `modeling.layers.int8`),
             `"float"` plain floating point, to train; such a checkpoint has no int8 grids.
@@ -55,6 +58,11 @@ class LyraCodecConfig(ResidualCodecConfig):
     residual_dilations: list[int] | tuple[int, ...] = (1, 3, 9)
     latent_kernel_size: int = 3
     leaky_relu_slope: float = 0.3
+    encoder_context_layers: int = 0
+    decoder_context_layers: int = 0
+    context_size: int = 192
+    context_kernel_size: int = 7
+    context_expansion: int = 3
     arithmetic: str = "integer"
     num_quantizers: int = 46
     codebook_size: int = 16

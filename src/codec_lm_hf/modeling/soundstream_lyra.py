@@ -11,6 +11,7 @@ from transformers import initialization as init
 from ..configuration.soundstream_lyra import LyraCodecConfig
 from .codec_semantic import SemanticCodecModel
 from .layers.conv import Conv1d, ConvTranspose1d
+from .layers.convnext import ConvNeXtBlock, ConvNeXtContext, SilentLinear
 from .layers.int8 import Int8ConvTranspose1d, Int8Grid, OrderedConv1d, fuse_int8
 from .layers.separable import SeparableResidualUnit, conv1d, leaky_relu
 from .layers.streaming import TimeContext
@@ -34,6 +35,14 @@ def _units(config: LyraCodecConfig, stage: int, int8_of_first: str, int8_of_rest
         )
         for index, dilation in enumerate(config.residual_dilations)
     )
+
+
+def _context(config: LyraCodecConfig, layers: int) -> ConvNeXtContext | None:
+    """What the bundled codec has beside its latents and Lyra V2 has not."""
+    if not layers:
+        return None
+    sizes = config.context_size, layers, config.context_kernel_size, config.context_expansion
+    return ConvNeXtContext(config.hidden_size, *sizes)
 
 
 class LyraEncoderStage(nn.Module):
@@ -77,12 +86,14 @@ class LyraEncoder(nn.Module):
             _int8(config),
             groups=config.groups[-1],
         )
+        self.context = _context(config, config.encoder_context_layers)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
         x = self.first(x, time)
         for stage in self.stages:
             x = stage(x, time)
-        return self.last(self.activation(x), time)
+        x = self.last(self.activation(x), time)
+        return x if self.context is None else self.context(x, time)
 
 
 class LyraDecoderStage(nn.Module):
@@ -121,6 +132,7 @@ class LyraDecoder(nn.Module):
 
     def __init__(self, config: LyraCodecConfig) -> None:
         super().__init__()
+        self.context = _context(config, config.decoder_context_layers)
         sizes = config.hidden_size, config.channels[-1], config.latent_kernel_size
         if _int8(config) is None:
             self.first = Conv1d(*sizes, groups=config.groups[-1])
@@ -133,6 +145,8 @@ class LyraDecoder(nn.Module):
         )
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
+        if self.context is not None:
+            x = self.context(x, time)
         x = self.first(x, time)
         for stage in self.stages:
             x = stage(x, time)
@@ -174,3 +188,7 @@ class LyraCodecModel(SemanticCodecModel):
         if isinstance(module, Int8Grid):
             init.constant_(module.scale, module.initial_scale)
             init.zeros_(module.zero_point)
+        if isinstance(module, ConvNeXtBlock):
+            init.constant_(module.scale, module.initial_scale)
+        if isinstance(module, SilentLinear):
+            init.zeros_(module.weight)

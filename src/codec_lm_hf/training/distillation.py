@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, WhisperFeatureExtractor
 
+from .spectrograms import Spectrogram
+
 
 class SemanticTeacher(nn.Module):
     """Hidden states of a speech model of transformers, for `losses.distillation_loss`.
@@ -42,6 +44,9 @@ class SemanticTeacher(nn.Module):
         self.normalize = normalize
         self.spectra = spectra
         self._positions = None if spectra is None else model.embed_positions.weight
+        if spectra is not None:
+            self.spectrogram = Spectrogram(spectra.n_fft, spectra.hop_length, padding="reflect", power=2)
+            self.register_buffer("filters", torch.from_numpy(spectra.mel_filters.T).float(), persistent=False)
 
     @classmethod
     def from_pretrained(cls, name: str, layer: int | None = None) -> SemanticTeacher:
@@ -56,9 +61,8 @@ class SemanticTeacher(nn.Module):
         """A teacher does not learn: it stays in eval mode."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Audio to features.
+        """Audio to features. Audio that has a gradient gets one from them.
 
         Args:
             input_values: `(batch, 1, samples)` at the rate of both models.
@@ -77,26 +81,36 @@ class SemanticTeacher(nn.Module):
         frames = torch.tensor([len(row) for row in rows], device=features.device)
         return features, torch.arange(features.shape[1], device=features.device) < frames[:, None]
 
+    def states(self, input_values: Tensor) -> list[Tensor]:
+        """All hidden states `(batch, frames, dim)` of audio `(batch, 1, samples)`, all of which is heard."""
+        return self._states(input_values[:, 0])
+
     def _hear(self, audio: Tensor) -> Tensor:
+        states = self._states(audio)
+        heard = torch.stack(states).mean(0) if self.layer is None else states[self.layer]
+        return heard.float()
+
+    def _states(self, audio: Tensor) -> list[Tensor]:
         audio = audio.float()
         if self.normalize:
             variance, mean = torch.var_mean(audio, dim=-1, correction=0, keepdim=True)
             audio = (audio - mean) / (variance + 1e-7).sqrt()
         heard = audio if self.spectra is None else self._look(audio)
-        states = self.model(heard.to(self.model.dtype), output_hidden_states=True).hidden_states
-        heard = torch.stack(states).mean(0) if self.layer is None else states[self.layer]
-        return heard.float()
+        return list(self.model(heard.to(self.model.dtype), output_hidden_states=True).hidden_states)
 
     def _look(self, audio: Tensor) -> Tensor:
-        """Spectra of audio, and as many positions for the encoder."""
-        rate = self.spectra.sampling_rate
-        found = self.spectra(
-            list(audio.cpu().numpy()), truncation=False, padding="longest", sampling_rate=rate, return_tensors="pt"
-        )
-        frames = found.input_features.shape[-1] // 2
+        """Spectra of audio `(batch, samples)` as its feature extractor has them, and as many positions for it.
+
+        They are computed here, because the extractor's have no gradient.
+        """
+        powers = self.spectrogram(audio[:, None])[:, 0, :, :-1]
+        bands = (self.filters @ powers).clamp(min=1e-10).log10()
+        bands = bands.maximum(bands.amax((1, 2), keepdim=True) - 8.0)
+        frames = bands.shape[-1] // 2
         if frames > len(self._positions):
+            rate = self.spectra.sampling_rate
             longest = self.spectra.chunk_length
             raise ValueError(f"this teacher hears up to {longest} s at once; got {audio.shape[-1] / rate:g} s.")
         self.model.config.max_source_positions = frames
         self.model.embed_positions = nn.Embedding.from_pretrained(self._positions[:frames])
-        return found.input_features[..., : 2 * frames].to(audio.device)
+        return (bands[..., : 2 * frames] + 4.0) / 4.0

@@ -54,7 +54,9 @@ class CodecTrainingArguments(BaseTrainingArguments):
             batches, seen before the first step; by default over the first batch.
         commitment_weight, codebook_weight: of the quantizers' losses; a codec whose codebooks follow moving averages
             has no codebook loss.
-        distillation_weight: of the distance to the teacher's features, where there is a teacher.
+        distillation_weight: of the distance of a codec's semantic features to the teacher's, where it has such.
+        content_weight: of the distance between what the teacher hears in decoded audio and in the original, relative
+            and over all its hidden states.
         mel_scales_per_step: see `MultiScaleMelLoss`.
         mel_loss_kwargs, stft_loss_kwargs: other arguments of `MultiScaleMelLoss` and `MultiScaleStftLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
@@ -85,6 +87,7 @@ class CodecTrainingArguments(BaseTrainingArguments):
     commitment_weight: float = field(default=0.25)
     codebook_weight: float = field(default=1.0)
     distillation_weight: float = field(default=1.0)
+    content_weight: float = field(default=0.0)
     adversarial_weight: float = field(default=1.0)
     feature_weight: float = field(default=2.0)
     balance_losses: bool = field(default=False)
@@ -157,7 +160,8 @@ class CodecTrainer(BaseTrainer):
         model: the codec.
         args: `CodecTrainingArguments`.
         discriminator: if any; saved as `discriminator/` in every checkpoint.
-        teacher: of the semantic features of a codec that has such; it is not saved.
+        teacher: of the semantic features of a codec that has such, and of what shall still be heard in decoded audio
+            (`content_weight`); it is not saved.
         train_dataset, eval_dataset: see `training.data`.
         **kwargs: as for `transformers.Trainer`.
     """
@@ -179,9 +183,14 @@ class CodecTrainer(BaseTrainer):
             discriminator.to(args.device)
         self.teacher = teacher
         if teacher is not None:
-            if getattr(model, "semantic_projection", None) is None:
-                raise ValueError(f"{type(model).__name__} has no semantic features to teach; leave out the teacher.")
+            if getattr(model, "semantic_projection", None) is None and not args.content_weight:
+                raise ValueError(
+                    f"{type(model).__name__} has no semantic features to teach; leave out the teacher, or give "
+                    "content_weight."
+                )
             teacher.to(args.device)
+        elif args.content_weight:
+            raise ValueError(f"content_weight={args.content_weight} needs a teacher.")
         self.mel_loss = MultiScaleMelLoss(
             model.config.sampling_rate, scales_per_step=args.mel_scales_per_step, **(args.mel_loss_kwargs or {})
         ).to(args.device)
@@ -252,7 +261,7 @@ class CodecTrainer(BaseTrainer):
         quantization = {"commitment": output["commitment_loss"].float()}
         if output.get("codebook_loss") is not None:
             quantization["codebook"] = output["codebook_loss"].float()
-        if self.teacher is not None:
+        if self.teacher is not None and output.get("semantic_features") is not None:
             heard, mask = self.teacher(target, inputs.get("padding_mask"))
             quantization["distillation"] = distillation_loss(output["semantic_features"], heard, mask)
         weights = {name: getattr(self.args, f"{name}_weight") for name in quantization}
@@ -273,9 +282,14 @@ class CodecTrainer(BaseTrainer):
             self.model.denoise = False
 
     def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
-        parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss}
+        parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss, "content": self._content}
         weights = self._weights(adversarial=False)
         return {name: part(audio, target) for name, part in parts.items() if weights[name] > 0}
+
+    def _content(self, audio: Tensor, target: Tensor) -> Tensor:
+        """How far what the teacher hears in `audio` is from what it hears in `target`."""
+        with self.accelerator.autocast():
+            return feature_matching_loss([self.teacher.states(target)], [self.teacher.states(audio)])
 
     def _judged_part(self, samples: int) -> slice:
         """The samples that the discriminator sees in this step."""
@@ -324,7 +338,7 @@ class CodecTrainer(BaseTrainer):
 
     def _weights(self, adversarial: bool) -> dict[str, float]:
         args = self.args
-        weights = {"time": args.time_weight, "mel": args.mel_weight, "stft": args.stft_weight}
+        weights = {name: getattr(args, f"{name}_weight") for name in ("time", "mel", "stft", "content")}
         if adversarial:
             weights |= {"adversarial": args.adversarial_weight, "feature": args.feature_weight}
         return weights
