@@ -170,6 +170,22 @@ def test_the_discriminator_sees_the_part_it_is_given(recordings, tmp_path):
     assert lengths == [1600] * 9
 
 
+def test_rows_of_few_codebooks_learn_nothing_from_the_discriminator(recordings, tmp_path):
+    run = trainer(tmp_path, recordings, adversarial=True, adversarial_from_quantizers=3)
+    model = run.model.train()
+    torch.manual_seed(0)
+    audio = 0.1 * torch.randn(24, 1, 3200)
+    model.config.quantizer_dropout = 0.0
+    assert model(audio).num_quantizers is None
+    model.config.quantizer_dropout = 1.0
+    drawn = model(audio)
+    counts = drawn.num_quantizers
+    assert set(counts.tolist()) == {1, 2, 3, 4}
+    decoded = drawn.audio_values.detach().requires_grad_()
+    sum(run._judged(run._to_judge(decoded, drawn), audio).values()).backward()
+    assert torch.equal(decoded.grad.abs().amax((1, 2)) > 0, counts >= 3)
+
+
 def test_losses_are_those_that_the_arguments_say(recordings, tmp_path):
     """Sums instead of means, and the arguments of the spectral losses, in one step of the same codec and batch."""
     options = {"adversarial": True, "max_steps": 1, "stft_weight": 1.0, "discriminator_learning_rate": 0.0}
@@ -324,6 +340,7 @@ def test_a_loss_that_is_no_number_stops_training(recordings, tmp_path):
         ("ema_decay", 1.0),
         ("ema_decay", -0.1),
         ("discriminator_every", 0),
+        ("adversarial_from_quantizers", 0),
         ("mel_weight", -1.0),
     ],
 )

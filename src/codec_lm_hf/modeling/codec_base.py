@@ -68,6 +68,7 @@ class CodecOutput(ModelOutput):
         audio_values: `(batch, channels, samples)`, as long as the input.
         audio_codes: `(batch, codebooks, frames)` int64.
         codes_mask: `(batch, frames)` bool or `None`.
+        num_quantizers: `(batch,)` int64, codebooks that each row was decoded from, where quantizer dropout drew them.
     """
 
     loss: Tensor | None = None
@@ -77,6 +78,7 @@ class CodecOutput(ModelOutput):
     audio_values: Tensor | None = None
     audio_codes: Tensor | None = None
     codes_mask: Tensor | None = None
+    num_quantizers: Tensor | None = None
 
 
 class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrainedAudioTokenizerBase):
@@ -413,6 +415,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             audio_values=decoded,
             audio_codes=quantization.codes,
             codes_mask=mask,
+            num_quantizers=count if isinstance(count, Tensor) else None,
             **self._training_outputs(latents, quantization, mask),
         )
 

@@ -60,6 +60,8 @@ class CodecTrainingArguments(BaseTrainingArguments):
         mel_scales_per_step: see `MultiScaleMelLoss`.
         mel_loss_kwargs, stft_loss_kwargs: other arguments of `MultiScaleMelLoss` and `MultiScaleStftLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
+        adversarial_from_quantizers: rows that quantizer dropout leaves fewer codebooks learn nothing from the
+            discriminator, which would have them make up what so few cannot say.
         balance_losses: use EnCodec's balancer: the weights (but for the quantizers' losses) are then shares of the
             gradient.
         adversarial_kind: `"hinge"` or `"least_squares"`.
@@ -90,6 +92,7 @@ class CodecTrainingArguments(BaseTrainingArguments):
     content_weight: float = field(default=0.0)
     adversarial_weight: float = field(default=1.0)
     feature_weight: float = field(default=2.0)
+    adversarial_from_quantizers: int = field(default=1)
     balance_losses: bool = field(default=False)
     adversarial_kind: str = field(default="hinge")
     adversarial_reduction: str = field(default="mean")
@@ -115,8 +118,9 @@ class CodecTrainingArguments(BaseTrainingArguments):
             raise ValueError(f"feature_logits must be some of {tuple(PART_DEFAULTS)}, got {unknown}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 (no average) and less than 1, got {self.ema_decay}.")
-        if self.discriminator_every < 1:
-            raise ValueError(f"discriminator_every must be at least 1, got {self.discriminator_every}.")
+        for name in ("discriminator_every", "adversarial_from_quantizers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for entry in fields(CodecTrainingArguments):
             if entry.name.endswith("_weight") and getattr(self, entry.name) < 0:
                 raise ValueError(f"{entry.name} must not be negative, got {getattr(self, entry.name)}.")
@@ -257,7 +261,7 @@ class CodecTrainer(BaseTrainer):
         with torch.autocast(audio.device.type, enabled=False):
             losses = self._reconstruction(audio, target)
         if self.discriminator is not None and age >= self.args.discriminator_head_start:
-            losses |= self._judged(audio[..., part], target[..., part])
+            losses |= self._judged(self._to_judge(audio[..., part], output), target[..., part])
         quantization = {"commitment": output["commitment_loss"].float()}
         if output.get("codebook_loss") is not None:
             quantization["codebook"] = output["codebook_loss"].float()
@@ -298,6 +302,13 @@ class CodecTrainer(BaseTrainer):
         length = round(self.args.discriminator_seconds * self.model.config.sampling_rate)
         start = int(torch.randint(0, max(0, samples - length) + 1, ()))
         return slice(start, start + length)
+
+    def _to_judge(self, audio: Tensor, output) -> Tensor:
+        """`audio`, without a gradient in the rows that are not to learn from the discriminator."""
+        counts = output.get("num_quantizers")
+        if counts is None:
+            return audio
+        return torch.where(counts[:, None, None] >= self.args.adversarial_from_quantizers, audio, audio.detach())
 
     def _judged(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The discriminator's losses for the codec; the discriminator itself gets no gradient from them."""
