@@ -49,6 +49,15 @@ class TinyCase:
         return codec_lm_hf.CodecFeatureExtractor(config.audio_channels, config.sampling_rate)
 
 
+_LYRA_FLOAT = {
+    "hidden_size": 16,
+    "channels": (8, 8, 16, 32),
+    "arithmetic": "float",
+    "num_quantizers": 4,
+    "kmeans_iterations": 2,
+    "target_bandwidths": (0.2, 0.4, 0.8),
+}
+
 _AUDIODEC = {
     "sampling_rate": 12000,
     "encoder_channels": 4,
@@ -172,24 +181,14 @@ TINY: dict[str, TinyCase] = {
     "soundstream_lyra-taught": TinyCase(
         "soundstream_lyra",
         {
-            "hidden_size": 16,
-            "channels": (8, 8, 16, 32),
-            "arithmetic": "float",
-            "num_quantizers": 4,
-            "kmeans_iterations": 2,
-            "target_bandwidths": (0.2, 0.4, 0.8),
+            **_LYRA_FLOAT,
             "semantic_hidden_size": 12,
         },
     ),
     "soundstream_lyra-context": TinyCase(
         "soundstream_lyra",
         {
-            "hidden_size": 16,
-            "channels": (8, 8, 16, 32),
-            "arithmetic": "float",
-            "num_quantizers": 4,
-            "kmeans_iterations": 2,
-            "target_bandwidths": (0.2, 0.4, 0.8),
+            **_LYRA_FLOAT,
             "encoder_context_layers": 1,
             "decoder_context_layers": 2,
             "context_size": 24,

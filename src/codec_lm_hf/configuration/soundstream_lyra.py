@@ -29,7 +29,7 @@ class LyraCodecConfig(ResidualCodecConfig):
         latent_kernel_size: of the convolutions beside the latents.
         leaky_relu_slope: of every activation.
         encoder_context_layers, decoder_context_layers: ConvNeXt blocks at the frame rate, after the encoder and before
-            the decoder (see `modeling.layers.convnext.ConvNeXtContext`). Lyra V2 has none; the bundled codec has.
+            the decoder (see `modeling.layers.convnext.ConvNeXtContext`). Lyra V2 has none.
         context_size, context_kernel_size, context_expansion: of these blocks.
         arithmetic: of the layers next to the latents, which the original runs in int8: `"integer"` gives the
             original's integers, `"clamped"` floating point within the range of int8 (see `modeling.layers.int8`),

@@ -20,6 +20,7 @@ from .codec_checks import CodecChecks
 from .codec_segments import CodecSegments
 from .codec_stream import CodecStream, join_rows
 from .layers.conv import Conv1d, fuse_weight_norm, has_weight_norm, reset_weight_norm
+from .layers.convnext import ConvNeXtBlock, SilentLinear
 from .layers.lstm import ResidualLSTM
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
 from .layers.snake import Snake
@@ -580,6 +581,10 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             # transformers goes by the name of the class, and not every norm here is called LayerNorm.
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        if isinstance(module, ConvNeXtBlock):
+            init.constant_(module.scale, module.initial_scale)
+        if isinstance(module, SilentLinear):
+            init.zeros_(module.weight)
         if isinstance(module, EuclideanCodebook):
             for buffer in (module.inited, module.cluster_size, module.embed, module.embed_avg):
                 init.zeros_(buffer)

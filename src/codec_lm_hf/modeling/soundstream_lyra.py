@@ -11,7 +11,7 @@ from transformers import initialization as init
 from ..configuration.soundstream_lyra import LyraCodecConfig
 from .codec_semantic import SemanticCodecModel
 from .layers.conv import Conv1d, ConvTranspose1d
-from .layers.convnext import ConvNeXtBlock, ConvNeXtContext, SilentLinear
+from .layers.convnext import ConvNeXtContext
 from .layers.int8 import Int8ConvTranspose1d, Int8Grid, OrderedConv1d, fuse_int8
 from .layers.separable import SeparableResidualUnit, conv1d, leaky_relu
 from .layers.streaming import TimeContext
@@ -38,7 +38,7 @@ def _units(config: LyraCodecConfig, stage: int, int8_of_first: str, int8_of_rest
 
 
 def _context(config: LyraCodecConfig, layers: int) -> ConvNeXtContext | None:
-    """What the bundled codec has beside its latents and Lyra V2 has not."""
+    """A longer memory beside the latents, which Lyra V2 has not; `None` without layers."""
     if not layers:
         return None
     sizes = config.context_size, layers, config.context_kernel_size, config.context_expansion
@@ -188,7 +188,3 @@ class LyraCodecModel(SemanticCodecModel):
         if isinstance(module, Int8Grid):
             init.constant_(module.scale, module.initial_scale)
             init.zeros_(module.zero_point)
-        if isinstance(module, ConvNeXtBlock):
-            init.constant_(module.scale, module.initial_scale)
-        if isinstance(module, SilentLinear):
-            init.zeros_(module.weight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 
 from ..configuration.stft_codec import StftCodecConfig
 from .codec_base import CodecPreTrainedModel
@@ -97,9 +96,3 @@ class StftCodecModel(CodecPreTrainedModel):
         for block in self.decoder:
             x = block(x, time)
         return self.synthesis(self.head(x), time)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, ConvNeXtBlock):
-            init.constant_(module.scale, module.initial_scale)

@@ -56,7 +56,7 @@ class CodecTrainingArguments(BaseTrainingArguments):
             has no codebook loss.
         distillation_weight: of the distance of a codec's semantic features to the teacher's, where it has such.
         content_weight: of the distance between what the teacher hears in decoded audio and in the original, relative
-            and over all its hidden states.
+            and over all its hidden states. It hears the first channel, at its own rate.
         mel_scales_per_step: see `MultiScaleMelLoss`.
         mel_loss_kwargs, stft_loss_kwargs: other arguments of `MultiScaleMelLoss` and `MultiScaleStftLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
