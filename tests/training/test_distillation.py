@@ -76,6 +76,13 @@ def test_rows_of_a_padded_batch_are_heard_alone(name, whisper_folder):
         assert not features[row, ~mask[row]].any()
 
 
+def test_of_two_channels_the_mean_is_heard():
+    teacher, stereo = SemanticTeacher(hubert()), noise(2, 2, 4000)
+    mono = stereo.mean(1, keepdim=True)
+    torch.testing.assert_close(teacher(stereo)[0], teacher(mono)[0])
+    torch.testing.assert_close(teacher.states(stereo), teacher.states(mono))
+
+
 def test_a_teacher_never_learns():
     teacher = SemanticTeacher(hubert()).train()
     assert not teacher.model.training
@@ -152,3 +159,9 @@ def test_a_codec_without_features_has_no_teacher(tmp_path):
         CodecTrainer(untaught, arguments(tmp_path), teacher=SemanticTeacher(hubert()))
     with pytest.raises(ValueError, match="had no teacher of content: its configuration has no semantic_hidden_size"):
         untaught.semantic_features(torch.zeros(1, 1, 3, dtype=torch.long))
+
+
+def test_a_teacher_hears_audio_of_the_codecs_rate(tmp_path):
+    teacher = SemanticTeacher(hubert(), sampling_rate=24000)
+    with pytest.raises(ValueError, match="hears audio of 24000 Hz, and this StftCodecModel is for 16000 Hz"):
+        CodecTrainer(codec(), arguments(tmp_path, content_weight=0.5), teacher=teacher)

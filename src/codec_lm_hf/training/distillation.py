@@ -12,7 +12,8 @@ from .spectrograms import Spectrogram
 class SemanticTeacher(nn.Module):
     """Hidden states of a speech model of transformers, for `losses.distillation_loss`.
 
-    It hears waveforms (HuBERT, WavLM, wav2vec 2.0), or spectra of up to half a minute (Whisper's encoder).
+    It hears waveforms (HuBERT, WavLM, wav2vec 2.0), or spectra of up to half a minute (Whisper's encoder); of several
+    channels their mean.
 
     Args:
         model: it is put into eval mode and gets no gradient. Its frame rate should be the codec's: 50 Hz for HuBERT
@@ -22,6 +23,7 @@ class SemanticTeacher(nn.Module):
             `do_normalize` is set.
         spectra: the feature extractor of a model that hears spectra. Such a model is used up: it hears what it is
             given as it is, not filled up with silence to half a minute as it was trained with.
+        sampling_rate: of the audio that it hears, in Hz.
 
     Source: SpeechTokenizer, section 3.2; `scripts/hubert_rep_extract.py` of its code.
     """
@@ -32,6 +34,7 @@ class SemanticTeacher(nn.Module):
         layer: int | None = None,
         normalize: bool = True,
         spectra: WhisperFeatureExtractor | None = None,
+        sampling_rate: int = 16000,
     ) -> None:
         super().__init__()
         count = model.config.num_hidden_layers + 1
@@ -43,6 +46,7 @@ class SemanticTeacher(nn.Module):
         self.layer = layer
         self.normalize = normalize
         self.spectra = spectra
+        self.sampling_rate = sampling_rate
         self._positions = None if spectra is None else model.embed_positions.weight
         if spectra is not None:
             self.spectrogram = Spectrogram(spectra.n_fft, spectra.hop_length, padding="reflect", power=2)
@@ -54,8 +58,8 @@ class SemanticTeacher(nn.Module):
         extractor = AutoFeatureExtractor.from_pretrained(name)
         model = AutoModel.from_pretrained(name)
         if isinstance(extractor, WhisperFeatureExtractor):
-            return cls(model.get_encoder(), layer, False, extractor)
-        return cls(model, layer, extractor.do_normalize)
+            return cls(model.get_encoder(), layer, False, extractor, extractor.sampling_rate)
+        return cls(model, layer, extractor.do_normalize, sampling_rate=extractor.sampling_rate)
 
     def train(self, mode: bool = True) -> SemanticTeacher:
         """A teacher does not learn: it stays in eval mode."""
@@ -65,7 +69,7 @@ class SemanticTeacher(nn.Module):
         """Audio to features. Audio that has a gradient gets one from them.
 
         Args:
-            input_values: `(batch, 1, samples)` at the rate of both models.
+            input_values: `(batch, channels, samples)` at the rate of both models.
             padding_mask: `(batch, samples)`, true on real samples. Each row is heard alone then: speech models with
                 norms over time hear padding, too.
 
@@ -74,16 +78,16 @@ class SemanticTeacher(nn.Module):
             count.
         """
         if padding_mask is None or bool(padding_mask.bool().all()):
-            return self._hear(input_values[:, 0]), None
+            return self._hear(input_values.mean(1)), None
         lengths = padding_mask.bool().sum(-1).tolist()
-        rows = [self._hear(row[:, :length])[0] for row, length in zip(input_values, lengths, strict=True)]
+        rows = [self._hear(row[None, :length])[0] for row, length in zip(input_values.mean(1), lengths, strict=True)]
         features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         frames = torch.tensor([len(row) for row in rows], device=features.device)
         return features, torch.arange(features.shape[1], device=features.device) < frames[:, None]
 
     def states(self, input_values: Tensor) -> list[Tensor]:
-        """All hidden states `(batch, frames, dim)` of audio `(batch, 1, samples)`, all of which is heard."""
-        return self._states(input_values[:, 0])
+        """All hidden states `(batch, frames, dim)` of audio `(batch, channels, samples)`, all of it heard."""
+        return self._states(input_values.mean(1))
 
     def _hear(self, audio: Tensor) -> Tensor:
         states = self._states(audio)
@@ -108,9 +112,8 @@ class SemanticTeacher(nn.Module):
         bands = bands.maximum(bands.amax((1, 2), keepdim=True) - 8.0)
         frames = bands.shape[-1] // 2
         if frames > len(self._positions):
-            rate = self.spectra.sampling_rate
-            longest = self.spectra.chunk_length
-            raise ValueError(f"this teacher hears up to {longest} s at once; got {audio.shape[-1] / rate:g} s.")
+            seconds = audio.shape[-1] / self.sampling_rate
+            raise ValueError(f"this teacher hears up to {self.spectra.chunk_length} s at once; got {seconds:g} s.")
         self.model.config.max_source_positions = frames
         self.model.embed_positions = nn.Embedding.from_pretrained(self._positions[:frames])
         return (bands[..., : 2 * frames] + 4.0) / 4.0

@@ -192,6 +192,11 @@ class CodecTrainer(BaseTrainer):
                     f"{type(model).__name__} has no semantic features to teach; leave out the teacher, or give "
                     "content_weight."
                 )
+            if teacher.sampling_rate != model.config.sampling_rate:
+                raise ValueError(
+                    f"the teacher hears audio of {teacher.sampling_rate} Hz, and this {type(model).__name__} is for "
+                    f"{model.config.sampling_rate} Hz; choose a codec or a teacher of the other's rate."
+                )
             teacher.to(args.device)
         elif args.content_weight:
             raise ValueError(f"content_weight={args.content_weight} needs a teacher.")
