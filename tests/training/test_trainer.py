@@ -108,6 +108,19 @@ def test_every_codec_trains_in_every_way(name, tmp_path):
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_with_frozen_codes_only_what_decodes_learns(name, tmp_path):
+    model = TINY[name].model()
+    config = model.config
+    folder = write_recordings(tmp_path / "audio", 2, rate=config.sampling_rate)
+    data = type(crops(folder))(sorted(folder.iterdir()), config.sampling_rate, config.audio_channels, 4800)
+    run = CodecTrainer(model, arguments(tmp_path / "run", max_steps=2, freeze_codes=True), train_dataset=data)
+    before, makers = parameters(model), tuple(f"{name}." for name in model._float32_children)
+    run.train()
+    learnt = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert learnt and not [name for name in learnt if name.startswith(makers)]
+
+
 def test_bfloat16_keeps_codebooks_and_losses_in_float32(recordings, tmp_path):
     run = trainer(tmp_path, recordings, adversarial=True, max_steps=2, bf16=True)
     seen = []

@@ -101,6 +101,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
     # of transformers holds for loading only, and makes floats of integers.)
     _float32_children = frozenset({"analysis", "encoder", "quantizer"})
     output_class = CodecOutput  # of `forward`
+    _frozen_codes = False
 
     # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and
     # faster on a CPU, because layers that need it cut a tile into pieces whose activations stay in the cache.
@@ -548,6 +549,25 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         for name, child in self.named_children() if recurse else ():
             child._apply(at_least_float32(fn) if name in self._float32_children else fn)
         return super()._apply(fn, recurse=False)
+
+    def freeze_codes(self) -> CodecPreTrainedModel:
+        """Let only what decodes learn from now on: encoder and codebooks stay as they are, in training mode, too.
+
+        Codes stay what they are, and so do files of them and the language models over them.
+        """
+        self._frozen_codes = True
+        for child in self._code_makers():
+            child.requires_grad_(False)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> CodecPreTrainedModel:
+        super().train(mode)
+        for child in self._code_makers() if self._frozen_codes else ():
+            child.eval()
+        return self
+
+    def _code_makers(self) -> list[nn.Module]:
+        return [child for name, child in self.named_children() if name in self._float32_children]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """As in transformers; float32 weights of a model in half precision that came from halves are written as such.

@@ -50,13 +50,14 @@ class CodecTrainingArguments(BaseTrainingArguments):
 
     Args:
         time_weight, mel_weight, stft_weight: of the reconstruction losses.
+        freeze_codes: only what decodes learns; see `CodecPreTrainedModel.freeze_codes`.
         codebook_batches: fresh codebooks that follow moving averages start from k-means over the latents of so many
             batches, seen before the first step; by default over the first batch.
         commitment_weight, codebook_weight: of the quantizers' losses; a codec whose codebooks follow moving averages
             has no codebook loss.
         distillation_weight: of the distance of a codec's semantic features to the teacher's, where it has such.
         content_weight: of the distance between what the teacher hears in decoded audio and in the original, relative
-            and over all its hidden states. It hears the first channel, at its own rate.
+            and over all its hidden states.
         mel_scales_per_step: see `MultiScaleMelLoss`.
         mel_loss_kwargs, stft_loss_kwargs: other arguments of `MultiScaleMelLoss` and `MultiScaleStftLoss`.
         adversarial_weight, feature_weight: of the discriminator's two losses, once it takes part.
@@ -85,6 +86,7 @@ class CodecTrainingArguments(BaseTrainingArguments):
     mel_scales_per_step: int | None = field(default=None)
     mel_loss_kwargs: dict | None = field(default=None)
     stft_loss_kwargs: dict | None = field(default=None)
+    freeze_codes: bool = field(default=False)
     codebook_batches: int | None = field(default=None)
     commitment_weight: float = field(default=0.25)
     codebook_weight: float = field(default=1.0)
@@ -181,6 +183,8 @@ class CodecTrainer(BaseTrainer):
         **kwargs,
     ) -> None:
         kwargs.setdefault("data_collator", collate)
+        if args.freeze_codes:
+            model.freeze_codes()
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.discriminator = discriminator
         if discriminator is not None:
