@@ -1,6 +1,7 @@
 """Turns finished training runs into the bundled codec: half-precision weights, card, recipes, log and metrics.
 
-python tools/bundle_codec.py runs/bundled_codec runs/bundled_codec_few_codebooks --metrics codec_quality.json
+python tools/bundle_codec.py runs/bundled_codec runs/bundled_codec_few_codebooks --metrics codec_quality.json \\
+    --notes notes.md
 """
 
 from __future__ import annotations
