@@ -115,10 +115,15 @@ def test_with_frozen_codes_only_what_decodes_learns(name, tmp_path):
     folder = write_recordings(tmp_path / "audio", 2, rate=config.sampling_rate)
     data = type(crops(folder))(sorted(folder.iterdir()), config.sampling_rate, config.audio_channels, 4800)
     run = CodecTrainer(model, arguments(tmp_path / "run", max_steps=2, freeze_codes=True), train_dataset=data)
-    before, makers = parameters(model), tuple(f"{name}." for name in model._float32_children)
+    before, makers = parameters(model), tuple(f"{name}." for name in model._code_makers)
     run.train()
     learnt = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert learnt and not [name for name in learnt if name.startswith(makers)]
+
+
+def test_codebooks_that_know_nothing_cannot_be_frozen(recordings, tmp_path):
+    with pytest.raises(ValueError, match="have not seen any data cannot be frozen; load or train the codec first"):
+        trainer(tmp_path, recordings, freeze_codes=True)
 
 
 def test_bfloat16_keeps_codebooks_and_losses_in_float32(recordings, tmp_path):

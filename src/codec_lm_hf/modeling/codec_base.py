@@ -98,8 +98,8 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
     _no_split_modules: list[str] = []
     # What makes codes: a code is a nearest neighbour, and rounding on the way to it changes which one that is. These
     # children stay float32 in half precision; the decoder alone is in half precision. (`_keep_in_fp32_modules_strict`
-    # of transformers holds for loading only, and makes floats of integers.)
-    _float32_children = frozenset({"analysis", "encoder", "quantizer"})
+    # of transformers holds for loading only, and makes floats of integers.) They are also what `freeze_codes` freezes.
+    _code_makers = frozenset({"analysis", "encoder", "quantizer"})
     output_class = CodecOutput  # of `forward`
     _frozen_codes = False
 
@@ -536,7 +536,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
     @property
     def dtype(self) -> torch.dtype:
         """Type of the decoder's weights. What makes codes is not in half precision when they are."""
-        kept = self._float32_children
+        kept = self._code_makers
         cast = [child for name, child in self.named_children() if name not in kept]
         return next(parameter.dtype for child in cast for parameter in child.parameters())
 
@@ -547,27 +547,31 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodecPreTrainedModel:
         for name, child in self.named_children() if recurse else ():
-            child._apply(at_least_float32(fn) if name in self._float32_children else fn)
+            child._apply(at_least_float32(fn) if name in self._code_makers else fn)
         return super()._apply(fn, recurse=False)
 
     def freeze_codes(self) -> CodecPreTrainedModel:
         """Let only what decodes learn from now on: encoder and codebooks stay as they are, in training mode, too.
 
         Codes stay what they are, and so do files of them and the language models over them.
+
+        Raises:
+            ValueError: codebooks have not learnt anything yet.
         """
+        if not all(module.inited for module in self.modules() if isinstance(module, EuclideanCodebook)):
+            raise ValueError("codebooks that have not seen any data cannot be frozen; load or train the codec first.")
         self._frozen_codes = True
-        for child in self._code_makers():
-            child.requires_grad_(False)
+        for name, child in self.named_children():
+            if name in self._code_makers:
+                child.requires_grad_(False)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> CodecPreTrainedModel:
         super().train(mode)
-        for child in self._code_makers() if self._frozen_codes else ():
-            child.eval()
+        for name, child in self.named_children():
+            if self._frozen_codes and name in self._code_makers:
+                child.eval()
         return self
-
-    def _code_makers(self) -> list[nn.Module]:
-        return [child for name, child in self.named_children() if name in self._float32_children]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """As in transformers; float32 weights of a model in half precision that came from halves are written as such.

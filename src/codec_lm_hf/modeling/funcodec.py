@@ -212,7 +212,7 @@ class FunCodecModel(CodecPreTrainedModel):
             )
         if config.semantic_mode == "residual":
             # Then the encoder's latents are without it.
-            self._float32_children = self._float32_children | {"semantic"}
+            self._code_makers = self._code_makers | {"semantic"}
         if config.semantic_mode == "concat":
             self.join = Conv1d(2 * config.hidden_size, config.hidden_size, 3, causal=False, pad_mode="reflect")
         self.post_init()

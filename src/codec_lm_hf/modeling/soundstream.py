@@ -53,7 +53,7 @@ class SoundStreamModel(CodecPreTrainedModel):
         self.quantizer = self._residual_quantizer(config.hidden_size)
         self.film = SwitchedFiLM(config.hidden_size) if config.denoising != "none" else None
         if config.denoising == "encoder":
-            self._float32_children = self._float32_children | {"film"}
+            self._code_makers = self._code_makers | {"film"}
         self.denoise: bool | Tensor = False
         self.post_init()
 

@@ -55,7 +55,7 @@ class StftCodecModel(CodecPreTrainedModel):
 
     config: StftCodecConfig
     config_class = StftCodecConfig
-    _float32_children = CodecPreTrainedModel._float32_children | {
+    _code_makers = CodecPreTrainedModel._code_makers | {
         "encoder_in",
         "encoder_in_norm",
         "encoder_out_norm",
