@@ -53,7 +53,7 @@ def test_what_is_no_audio_file_is_named(content, message, tmp_path):
 
 
 def test_missing_and_empty_files_and_too_many_channels(tmp_path):
-    with pytest.raises(AudioFileError, match="none.wav cannot be read as audio"):
+    with pytest.raises(AudioFileError, match=r"there is no file .*none\.wav\."):
         load_audio(tmp_path / "none.wav")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     with pytest.raises(AudioFileError, match="empty.wav holds no samples"):

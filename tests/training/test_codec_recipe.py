@@ -161,6 +161,7 @@ def test_a_recipe_can_name_a_teacher(folder):
         ({"data__noise": {"snr_db": [0, 5]}}, "data.noise needs folders"),
         ({"data__crops": 1}, "unknown data field 'crops'"),
         ({"training__steps": 1}, "unknown training field 'steps'"),
+        ({"training__freeze_code": True}, r"'freeze_code' \(did you mean freeze_codes\?\); known: "),
         ({"model__width": 1}, "unknown codec field 'width'"),
         ({"discriminator__width": 1}, "unknown discriminator field 'width'"),
         ({"model__family": "opus"}, "family 'opus' is no codec.*stft_codec"),

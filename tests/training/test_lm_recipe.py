@@ -282,7 +282,10 @@ def test_judges_listen(root, tmp_path):
         ({"data__train": None}, "needs train"),
         ({"data__eval": None}, "needs eval"),
         ({"data__inputs": ["text"]}, "inputs must be a mapping"),
-        ({"data__inputs": {"txt": "text"}}, "unknown argument of ValleProcessor 'txt'; known: .*target_codes, text"),
+        (
+            {"data__inputs": {"txt": "text"}},
+            r"unknown argument of ValleProcessor 'txt' \(did you mean text\?\); known: .*target_codes, text",
+        ),
         ({"data__inputs": {"text": "caption"}}, "has no column 'caption'; it has"),
         ({"data__speaker": "voice"}, "has no column 'voice'; it has"),
         ({"data__train": ["audio"]}, "no data set made by codec-lm tokenize"),
@@ -295,7 +298,10 @@ def test_judges_listen(root, tmp_path):
         ({"model__width": 1}, "unknown lm field 'width'"),
         ({"model__family": "stft_codec"}, "'stft_codec' is no lm .*valle"),
         ({"model__num_codebooks": 9}, "has 4 codebooks of 64 entries; the language model takes 9"),
-        ({"processor": {"symbol": "x"}}, "unknown processor field 'symbol'; known: codec, frontend, symbols"),
+        (
+            {"processor": {"symbol": "x"}},
+            r"unknown processor field 'symbol' \(did you mean symbols\?\); known: codec, frontend, symbols",
+        ),
         ({"processor": {"frontend": "runes"}}, "frontend must be one of"),
     ],
 )

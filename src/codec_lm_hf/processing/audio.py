@@ -49,6 +49,8 @@ def load_audio(
     import soundfile
 
     name = name or str(path)
+    if isinstance(path, (str, os.PathLike)) and not os.path.exists(path):
+        raise AudioFileError(f"there is no file {name}.")
     try:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:

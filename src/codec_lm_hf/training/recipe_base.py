@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,11 +56,13 @@ def check_names(kind: str, given: Collection[str], known: Collection[str]) -> No
     """Refuse names that are not known.
 
     Raises:
-        RecipeError: it names them, and the known ones.
+        RecipeError: it names them, the known ones that they look like, and all that are known.
     """
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}.")
+        alike = [match for name in unknown for match in get_close_matches(name, known, n=1)]
+        hint = f" (did you mean {', '.join(alike)}?)" if alike else ""
+        raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}{hint}; known: {', '.join(sorted(known))}.")
 
 
 def check_training(arguments_class: type[BaseTrainingArguments], given: Collection[str]) -> None:
