@@ -27,6 +27,8 @@ every_lm = pytest.mark.parametrize("name", TINY_LM)
 RAGGED = [9, 13, 11]
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 STATIC = {"cache_implementation": "static"}
+# Of the same weights from a file, which may lie otherwise in memory: on some CPUs that decides on last bits.
+LAST_BITS = {"atol": 1e-6}
 _models: dict = {}
 
 
@@ -62,7 +64,8 @@ def test_save_and_load(name, auto, tmp_path):
     loaded = auto.from_pretrained(tmp_path)
     assert type(loaded) is case.model_class and not loaded.training
     inputs = case.batch(RAGGED)
-    torch.testing.assert_close(loss_of(loaded, inputs), loss_of(model, inputs), atol=0, rtol=0)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
+    torch.testing.assert_close(loss_of(loaded, inputs), loss_of(model, inputs))
     assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
     given, _ = case.prompts(inputs)
     assert torch.equal(details(loaded, given).sequences, details(model, given).sequences)
@@ -462,8 +465,9 @@ def test_a_processor_is_saved_with_its_codec_and_loaded_by_its_auto_class(name, 
         assert {**loaded.to_dict(), "auto_map": processor.auto_map} == processor.to_dict()
         same_inputs(loaded(**given), inputs)
         assert torch.equal(details(again, inputs).sequences, codes)
+        torch.testing.assert_close(loaded.codec.state_dict(), processor.codec.state_dict(), atol=0, rtol=0)
         for ours, theirs in zip(loaded.batch_decode(codes), processor.batch_decode(codes), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+            np.testing.assert_allclose(ours, theirs, **LAST_BITS)
         if copied:
             loaded.save_pretrained(tmp_path / copied)
             again.save_pretrained(tmp_path / copied)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 
 from codec_lm_hf import FunCodecConfig, FunCodecModel
+from codec_lm_hf.modeling.funcodec import planes_of
+from codec_lm_hf.modeling.layers.stft import Stft
 from tests.common.tiny import TINY, TinyCase
 
 FIELDS = TINY["funcodec"].fields
@@ -206,3 +208,15 @@ def test_published_sizes():
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == pytest.approx(14.85e6, rel=1e-3)
     assert (config.frame_rate, config.bandwidths[0], config.bandwidths[-1]) == (50, 0.5, 16.0)
+
+
+def test_angles_do_not_hang_on_the_sign_of_a_zero():
+    """The first window is mirrored at its middle, so its spectrum is real; an FFT leaves rounding errors beside it."""
+    torch.manual_seed(0)
+    spectrum = Stft(128, 32, centred=True)(torch.randn(1, 1, 640))
+    real, imaginary = spectrum.chunk(2, dim=1)
+    assert (imaginary[..., 0].abs() < 1e-6 * real[..., 0].abs().max()).all() and (real[..., 0] < 0).any()
+    other_signs = torch.cat([real, torch.cat([-imaginary[..., :1], imaginary[..., 1:]], dim=-1)], dim=1)
+    angles = planes_of(spectrum, "mag_angle")[:, 1]
+    torch.testing.assert_close(planes_of(other_signs, "mag_angle")[:, 1], angles, atol=0, rtol=0)
+    torch.testing.assert_close(angles[:, 1:-1, 1:], torch.atan2(imaginary, real)[:, 1:-1, 1:])

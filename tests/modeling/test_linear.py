@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from codec_lm_hf.modeling.layers import cpu_inference
 from codec_lm_hf.modeling.layers.linear import Int8Linear, Linear, to_int8
 
 
@@ -32,6 +33,18 @@ def test_any_number_of_rows_gives_what_torch_does(rows, bias, outputs):
     rest = slice(None) if outputs is None else outputs
     bias = None if layer.bias is None else layer.bias[rest]
     assert torch.equal(layer(x, outputs), nn.functional.linear(x, layer.weight[rest], bias))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("ways", [{}, {"_BY_COLUMNS": range(2, 7)}, {"_BY_PARTS": range(2, 4)}])
+def test_every_way_of_every_cpu_gives_what_torch_does(rows, bias, ways, monkeypatch):
+    for name, value in ({"_BY_COLUMNS": (), "_BY_PARTS": (), "_LARGE_VALUES": 0, "_PART_VALUES": 100} | ways).items():
+        monkeypatch.setattr(cpu_inference, name, value)
+    torch.manual_seed(0)
+    layer, x = Linear(48, 25, bias=bias), torch.randn(rows, 1, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
 
 
 @settings(deadline=None, max_examples=40)

@@ -211,8 +211,10 @@ def test_checkpoints_as_older_transformers_wrote_them(native, tmp_path):
     inputs, _ = given_to(native)
     codes = [one.generate(**inputs, do_sample=False, max_new_tokens=5) for one in (ours, old)]
     assert torch.equal(*codes)
-    heard = MusicGenLMProcessor.from_pretrained(tmp_path).batch_decode(codes[0])
-    np.testing.assert_array_equal(heard[0], processor.batch_decode(codes[0])[0])
+    read = MusicGenLMProcessor.from_pretrained(tmp_path)
+    torch.testing.assert_close(read.codec.state_dict(), processor.codec.state_dict(), atol=0, rtol=0)
+    # Weights lie otherwise in the memory of another file, which on some CPUs decides on last bits.
+    np.testing.assert_allclose(read.batch_decode(codes[0])[0], processor.batch_decode(codes[0])[0], atol=1e-6)
 
 
 def test_windows_and_training_know_what_native_configurations_say_not():

@@ -19,6 +19,8 @@ from .layers.streaming import TimeContext
 from .quantization import QuantizerOutput
 
 _QUIETEST = 1e-6
+# Of a spectrum's largest magnitude: imaginary parts below it are what an FFT in float32 leaves of zeros.
+_ROUNDING = 2e-6
 _CLASSIFIER_CHANNELS = 512
 
 
@@ -29,7 +31,9 @@ def planes_of(spectrum: Tensor, domain: str) -> Tensor:
         return torch.stack([real, imaginary], dim=1)
     magnitude = (real.square() + imaginary.square()).clamp(min=_QUIETEST**2).sqrt()
     if domain == "mag_angle":
-        return torch.stack([magnitude.log(), torch.atan2(imaginary, real)], dim=1)
+        # The first window, reflected at its middle, has a real spectrum: signs of its zeros would choose pi or -pi.
+        zero = imaginary.abs() <= _ROUNDING * magnitude.amax(1, keepdim=True)
+        return torch.stack([magnitude.log(), torch.atan2(imaginary.masked_fill(zero, 0.0), real)], dim=1)
     return torch.stack([magnitude.log(), real / magnitude, imaginary / magnitude], dim=1)
 
 

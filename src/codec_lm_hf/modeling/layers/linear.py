@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from . import cpu_inference
 
-# So many rows of one step each are faster as columns.
-_COLUMNS = range(8, 49)
 # More rows are faster with whole weights in place of eight bits: then arithmetic takes longer than reading.
 _FEW_ROWS = 32
 # What torch's kernel for eight bits takes at a time, and does not check.
@@ -24,8 +22,8 @@ class Linear(nn.Linear):
         weight, bias = self.weight, self.bias
         if rows is not None:
             weight, bias = weight[rows], None if bias is None else bias[rows]
-        if x.ndim == 3 and x.shape[1] == 1 and len(x) in _COLUMNS and cpu_inference.applies(x):
-            return cpu_inference.linear_by_columns(x[:, 0], weight, bias)[:, None]
+        if x.ndim == 3 and x.shape[1] == 1 and cpu_inference.applies(x):
+            return cpu_inference.linear(x[:, 0], weight, bias)[:, None]
         return F.linear(x, weight, bias)
 
 
