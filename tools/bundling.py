@@ -26,18 +26,32 @@ def save_half(model: PreTrainedModel, target: Path) -> None:
 
 
 def save_history(runs: list[Path], columns: tuple[str, ...], target: Path) -> None:
-    """The recipes of runs, which have the names of their folders, and the evaluations as one small table."""
-    rows: dict[tuple[int, int], dict] = {}
-    for number, run in enumerate(runs):
+    """The recipes of runs, which have the names of their folders, and the evaluations as one small table.
+
+    A run whose folder is gone keeps the rows that an earlier table in `target` has of it.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a table tells of a run.
+    """
+    log, rows = target / "training_log.csv", []
+    earlier = list(csv.DictReader(log.read_text(encoding="utf-8").splitlines())) if log.is_file() else []
+    for run in runs:
         shutil.copyfile(PROJECT / f"recipes/{run.name}.yaml", target / f"{run.name}.yaml")
-        for entry in json.loads((run / "trainer_state.json").read_text())["log_history"]:
-            rows.setdefault((number, entry["step"]), {"run": run.name, "step": entry["step"]}).update(entry)
-    with (target / "training_log.csv").open("w", newline="", encoding="utf-8") as file:
+        kept = [row for row in earlier if row["run"] == run.name]
+        rows += _evaluations(run, columns[-1]) if run.is_dir() or not kept else kept
+    with log.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ("run", "step", *columns), extrasaction="ignore")
         writer.writeheader()
-        for place in sorted(rows):
-            if columns[-1] in rows[place]:
-                writer.writerow({name: _short(value) for name, value in rows[place].items()})
+        writer.writerows(rows)
+
+
+def _evaluations(run: Path, measured: str) -> list[dict]:
+    """Rows of a table: what the run's log says of the steps at which `measured` was."""
+    rows: dict[int, dict] = {}
+    for entry in json.loads((run / "trainer_state.json").read_text())["log_history"]:
+        rows.setdefault(entry["step"], {"run": run.name, "step": entry["step"]}).update(entry)
+    steps = sorted(step for step, row in rows.items() if measured in row)
+    return [{name: _short(value) for name, value in rows[step].items()} for step in steps]
 
 
 def save_metrics(report: Path, parts: tuple[str, ...], target: Path) -> None:

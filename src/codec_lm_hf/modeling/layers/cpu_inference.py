@@ -25,7 +25,7 @@ _LSTM_MODE = 2  # ATen's number for it
 _CACHED_VALUES = 2**16
 _PACKED_FOR_STEPS = 1024
 # Of a weight: a part that stays in the cache, and how large the whole is at least for parts to be of use.
-_PART_VALUES, _LARGE_VALUES = 2**18, 2**20
+_PART_VALUES, _LARGE_VALUES = 2**19, 2**20
 
 
 def applies(x: Tensor) -> bool:
@@ -202,8 +202,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _by_parts(x: Tensor, weight: Tensor) -> Tensor:
     y, size = x.new_empty(len(x), len(weight)), _PART_VALUES // weight.shape[1]
-    for part, out in zip(weight.split(size), y.split(size, dim=1), strict=True):
-        for row, result in zip(x, out, strict=True):
+    rows, results = x.unbind(), [row.split(size) for row in y.unbind()]
+    for part, *found in zip(weight.split(size), *results, strict=True):
+        for row, result in zip(rows, found, strict=True):
             torch.mv(part, row, out=result)
     return y
 
