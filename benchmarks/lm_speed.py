@@ -26,10 +26,12 @@ from lm_peers import OURS, Case, musicgen, valle, variants
 from measuring import Bandwidth, Turn, in_a_process, peak_memory, surroundings, take_turns, thread_clock
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoModelForTextToWaveform, AutoProcessor
+from transformers import AutoModelForTextToWaveform, AutoProcessor, BatchFeature
 from transformers.utils import logging
 
 from codec_lm_hf.evaluation.benchmark import markdown_table, read_recordings
+from codec_lm_hf.processing.codec_lm_processor import CodecLMProcessor
+from codec_lm_hf.training.tokenize import INFO, read_codes
 
 _ROUNDS_PER_BANDWIDTH = 4
 
@@ -151,25 +153,40 @@ def memory(*case) -> float | None:
     return next(iter(in_a_process(_memory_of, *case)), None)
 
 
+def examples(processor: CodecLMProcessor, recordings: Path, limit: int) -> list[BatchFeature]:
+    """Texts with what says them: recordings, or codes and durations as `codec-lm align` writes them."""
+    if (recordings / INFO).is_file():
+        rows = read_codes(recordings, ["text", "codes", "durations"])
+        return [
+            processor(
+                row["text"],
+                target_codes=torch.tensor(row["codes"])[: processor.num_codebooks],
+                durations=row["durations"],
+            )
+            for row in rows.select(range(min(limit, len(rows))))
+        ]
+    return [
+        processor(one.text, target_audio=one.audio, sampling_rate=one.sampling_rate)
+        for one in read_recordings(recordings, limit)
+    ]
+
+
 @torch.no_grad()
 def quality(checkpoint: str, recordings: Path, limit: int) -> list[dict]:
     """What fewer bits cost a trained model: its loss on recordings with texts, and the codes that it finds likely."""
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForTextToWaveform.from_pretrained(checkpoint).eval()
-    examples = [
-        processor(one.text, target_audio=one.audio, sampling_rate=one.sampling_rate)
-        for one in read_recordings(recordings, limit)
-    ]
+    given = examples(processor, recordings, limit)
     rows: list[dict] = []
     likely: dict[str, Tensor] = {}
     for name, variant in variants(model, None).items():
-        outputs = [variant(**example) for example in tqdm(examples, desc=name, unit="recording")]
+        outputs = [variant(**example) for example in tqdm(given, desc=name, unit="recording")]
         likely[name] = torch.cat([output.logits.argmax(-1).flatten() for output in outputs])
         loss = statistics.mean(output.loss.item() for output in outputs)
         rows.append(
             {
                 "work": name,
-                "recordings": len(examples),
+                "recordings": len(given),
                 "loss": loss,
                 "change": loss - (rows[0]["loss"] if rows else loss),
                 "same_codes": same_codes(likely[name], likely[OURS], sampled=False),
@@ -195,7 +212,13 @@ def main(
     checkpoint: Annotated[
         str | None, typer.Option(help="A trained model with its processor, to see what fewer bits cost it.")
     ] = None,
-    recordings: Annotated[Path, typer.Option(help="Folder with texts (metadata.jsonl), for --checkpoint.")] = Path(),
+    recordings: Annotated[
+        Path,
+        typer.Option(
+            help="For --checkpoint: a folder with texts (metadata.jsonl), or, for models with monotonic alignment, "
+            "what codec-lm align wrote."
+        ),
+    ] = Path(),
     limit: Annotated[int, typer.Option(help="So many of the recordings.")] = 40,
     output: Annotated[Path, typer.Option(help="JSON file for the figures.")] = Path("out/lm_speed.json"),
 ) -> None:

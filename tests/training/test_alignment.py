@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 import shlex
@@ -151,6 +152,17 @@ def test_the_section_of_the_page_does_what_it_says(folder, monkeypatch):
     assert read_header(folder[0] / "aligned") == read_header(folder[0] / "codes")
     for row in rows:
         assert len(row["durations"]) == len(row["text"]) + 2 and sum(row["durations"]) == row["num_frames"]
+
+
+def test_what_fewer_bits_cost_the_bundled_speaking_model_is_measured(folder, tmp_path, monkeypatch):
+    """`benchmarks/lm_speed.py --checkpoint` with codes and durations."""
+    codes = folder[0] / "codes"
+    write_codes(add_durations(read_codes(codes), folder[1], "gruut"), codes, tmp_path / "out")
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    whole, *fewer = importlib.import_module("lm_speed").quality(codec_lm_hf.bundled("tts"), tmp_path / "out", limit=3)
+    assert (whole["recordings"], whole["change"], whole["same_codes"]) == (3, 0, 1)
+    for row in fewer:
+        assert 0 < abs(row["change"]) < 0.05 * whole["loss"] and 0.8 < row["same_codes"] <= 1
 
 
 def test_what_a_data_set_lacks_is_named(folder):

@@ -100,7 +100,9 @@ def test_every_kind_survives_saving_and_gives_gradient(name, tmp_path):
     model.save_pretrained(tmp_path)
     again = CodecDiscriminator.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
-    torch.testing.assert_close(again(audio).logits[0], output.logits[0])
+    # Logits of random weights are large sums: last bits of the largest are many of the smallest.
+    close = {"atol": 1e-5 * float(output.logits[0].detach().abs().max()), "rtol": 0}
+    torch.testing.assert_close(again(audio).logits[0], output.logits[0], **close)
 
 
 def test_spectral_norm_brings_the_largest_singular_value_to_one():
