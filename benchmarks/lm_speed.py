@@ -31,7 +31,6 @@ from transformers.utils import logging
 
 from codec_lm_hf.evaluation.benchmark import markdown_table, read_recordings
 from codec_lm_hf.processing.codec_lm_processor import CodecLMProcessor
-from codec_lm_hf.training.tokenize import INFO, read_codes
 
 _ROUNDS_PER_BANDWIDTH = 4
 
@@ -155,15 +154,18 @@ def memory(*case) -> float | None:
 
 def examples(processor: CodecLMProcessor, recordings: Path, limit: int) -> list[BatchFeature]:
     """Texts with what says them: recordings, or codes and durations as `codec-lm align` writes them."""
+    from codec_lm_hf.training.tokenize import INFO, read_codes  # of the extra `train`, which speed does not need
+
     if (recordings / INFO).is_file():
         rows = read_codes(recordings, ["text", "codes", "durations"])
+        count = min(limit, len(rows))
         return [
             processor(
                 row["text"],
                 target_codes=torch.tensor(row["codes"])[: processor.num_codebooks],
                 durations=row["durations"],
             )
-            for row in rows.select(range(min(limit, len(rows))))
+            for row in rows.select([place * len(rows) // count for place in range(count)])
         ]
     return [
         processor(one.text, target_audio=one.audio, sampling_rate=one.sampling_rate)
