@@ -149,7 +149,7 @@ def audio_blocks(source: BinaryIO, path: Path, config) -> Iterator:
     import soxr
     from tqdm.auto import tqdm
 
-    from ..processing.audio import AudioFileError, to_format
+    from ..processing.audio import AudioFileError, to_format, unreadable
 
     try:
         with soundfile.SoundFile(source) as file:
@@ -177,4 +177,4 @@ def audio_blocks(source: BinaryIO, path: Path, config) -> Iterator:
                 if rest.shape[1]:
                     yield rest
     except soundfile.LibsndfileError as error:
-        raise AudioFileError(f"{path} cannot be read as audio: {error}") from error
+        raise unreadable(path, error) from error

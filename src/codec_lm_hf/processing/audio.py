@@ -54,10 +54,15 @@ def load_audio(
     try:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioFileError(f"{name} cannot be read as audio: {error}") from error
+        raise unreadable(name, error) from error
     if not len(audio):
         raise AudioFileError(f"{name} holds no samples.")
     return to_format(audio.T, rate, sampling_rate, channels, name)
+
+
+def unreadable(name: str | os.PathLike, error: Exception) -> AudioFileError:
+    """What to raise where soundfile has raised `error`: without the object that it calls a file by."""
+    return AudioFileError(f"{name} cannot be read as audio: {getattr(error, 'error_string', error)}")
 
 
 def to_format(

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ..bitstream.codes import CodesHeader
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..processing.audio import AudioFileError
+from ..processing.audio import AudioFileError, unreadable
 from .data import collate, decode
 from .labelled import LabelledRecordings
 
@@ -390,7 +390,7 @@ def _duration(name: str, source: str | io.BytesIO) -> float:
     try:
         return soundfile.info(source).duration
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioFileError(f"{name} cannot be read as audio: {error}") from error
+        raise unreadable(name, error) from error
     finally:
         if isinstance(source, io.BytesIO):
             source.seek(0)
