@@ -36,7 +36,7 @@ from codec_lm_hf.modeling.lm_base import CodecLMPreTrainedModel
 from codec_lm_hf.modeling.musicgen import MusicGenLMForConditionalGeneration
 from codec_lm_hf.modeling.valle import ValleForConditionalGeneration
 
-OURS = "ours"
+OURS, OURS_FLOAT16 = "ours", "ours, float16 weights"
 SYMBOLS = 12  # of a text for MusicGen, "an upbeat funk track with slap bass" and the like
 
 Work = Callable[[Tick], Tensor]
@@ -70,14 +70,20 @@ class Case:
 
 
 def variants(model: CodecLMPreTrainedModel, only: tuple[str, ...] | None) -> dict[str, CodecLMPreTrainedModel]:
-    """Our model as it is, and in fewer bits."""
+    """Our model as it is, its weights in the half precision that holds them exactly, and in fewer bits."""
     made = {
         OURS: lambda: model,
+        OURS_FLOAT16: lambda: copy.deepcopy(model).to_float16(),
         "ours, bfloat16": lambda: copy.deepcopy(model).to(torch.bfloat16),
         "ours, int8": lambda: copy.deepcopy(model).to_int8(),
         "ours, int8 and bfloat16": lambda: copy.deepcopy(model).to(torch.bfloat16).to_int8(),
     }
     return {name: make() for name, make in made.items() if only is None or name in only}
+
+
+def _as_if_published(model: nn.Module) -> None:
+    """Weights as those of a checkpoint in half precision, of which `to_float16` keeps every bit."""
+    model.half().float()
 
 
 # --- MusicGen ------------------------------------------------------------------------------------------------------
@@ -120,6 +126,7 @@ def musicgen(seconds: float, batch: int, quick: bool, only: tuple[str, ...] | No
     config = MusicGenLMConfig(**(sizes if quick else {}))
     torch.manual_seed(0)
     native = _native_musicgen(config, quick)
+    _as_if_published(native.decoder)
     with tempfile.TemporaryDirectory() as folder:
         native.save_pretrained(folder)
         model = MusicGenLMForConditionalGeneration.from_pretrained(folder)
@@ -256,6 +263,7 @@ def valle(seconds: float, batch: int, quick: bool, every: int, only: tuple[str, 
     torch.manual_seed(0)
     model = ValleForConditionalGeneration(config).eval()
     _never_end(model)
+    _as_if_published(model)
     # The original breaks off by the length of the text; so long a text is as long as the audio that is asked for.
     symbols = max(1, math.ceil(seconds * frame_rate / config.max_frames_per_symbol))
     frames = symbols * config.max_frames_per_symbol + 1

@@ -22,14 +22,15 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from lm_peers import OURS, Case, musicgen, valle, variants
+from lm_peers import OURS, OURS_FLOAT16, Case, musicgen, valle, variants
 from measuring import Bandwidth, Turn, in_a_process, peak_memory, surroundings, take_turns, thread_clock
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForTextToWaveform, AutoProcessor, BatchFeature
 from transformers.utils import logging
 
 from codec_lm_hf.evaluation.benchmark import markdown_table, read_recordings
+from codec_lm_hf.modeling.layers.linear import Float16Linear
 from codec_lm_hf.processing.codec_lm_processor import CodecLMProcessor
 
 _ROUNDS_PER_BANDWIDTH = 4
@@ -45,6 +46,8 @@ SPEED_COLUMNS = {
     "roofline": ("of roofline", "{:.2f}"),
     "step_speedup": ("step of ours is faster by", "{:.2f}"),
     "speedup": ("all of it by", "{:.2f}"),
+    "float16_step_speedup": ("step of float16 weights is faster by", "{:.2f}"),
+    "float16_speedup": ("all of it by", "{:.2f}"),
     "same_codes": ("same codes", "{:.1%}"),
     "weights_mib": ("weights, MiB", "{:.0f}"),
     "peak_mib": ("peak above, MiB", "{:.0f}"),
@@ -104,12 +107,11 @@ def measure(
     for name, turn in turns.items():
         found = times[name]
         total = found.sum() + (nar if name in case.sampled else 0.0)
-        weights = case.models[name].state_dict().values()
-        width = min(part.element_size() for part in weights)  # norms and embeddings may be wider
+        weights_bytes, width = size_of(case.models[name])
         first = total if case.first_steps is None else found[: case.first_steps].sum()
         # The first step reads the text and the prompt; the last entry is what comes after the last step. Others are
         # compared with what stands in the same round, or just before it: the step of ours, and the bandwidth.
-        steps, ours = found[1 : case.frames - 1], times[OURS][1 : case.frames - 1]
+        steps = found[1 : case.frames - 1]
         speeds = np.repeat(bandwidth.found, _ROUNDS_PER_BANDWIDTH)[1 : case.frames - 1]
         reading = case.step_weights * width / speeds
         rows.append(
@@ -126,15 +128,30 @@ def measure(
                 "first_audio": first,
                 "bandwidth": statistics.median(bandwidth.found),
                 "roofline": float(np.median(reading / steps)),
-                "step_speedup": float(np.median(steps / ours)),
-                "speedup": total / times[OURS].sum(),
+                **{
+                    f"{prefix}{field}": value
+                    for prefix, reference in (("", OURS), ("float16_", OURS_FLOAT16))
+                    if reference in times
+                    for field, value in (
+                        ("step_speedup", float(np.median(steps / times[reference][1 : case.frames - 1]))),
+                        ("speedup", total / times[reference].sum()),
+                    )
+                },
                 "same_codes": same_codes(turn.result, turns[OURS].result, name in case.sampled),
-                "weights_mib": sum(part.nbytes for part in weights) / 2**20,
+                "weights_mib": weights_bytes / 2**20,
                 "sampled": case.sampled.get(name, 1),
                 "step_seconds": [round(float(value), 6) for value in found],
             }
         )
     return rows, case.left_out
+
+
+def size_of(model: nn.Module) -> tuple[int, int]:
+    """Bytes of the weights of a model, and of each of those that a step reads: norms and embeddings may be wider."""
+    packed = [part.nbytes for part in model.modules() if isinstance(part, Float16Linear)]
+    weights = model.state_dict().values()
+    width = 2 if packed else min(part.element_size() for part in weights)
+    return sum(packed) + sum(part.nbytes for part in weights), width
 
 
 def _memory_of(model: str, work: str, seconds: float, batch: int, threads: int, quick: bool, send) -> None:

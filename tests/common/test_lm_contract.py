@@ -563,8 +563,26 @@ def test_weights_of_eight_bits(name, tmp_path):
     spread = whole.logits[0].std()
     assert (rounded.logits[0] - whole.logits[0]).square().mean().sqrt() < 0.05 * spread
     assert ((rounded.sequences == NO_CODE) | (rounded.sequences < model.config.codebook_size)).all()
+    for work in (lambda: small.save_pretrained(tmp_path), small.to_int8, small.to_float16):
+        with pytest.raises(ValueError, match="load the model anew, or save the model before to_int8"):
+            work()
+
+
+@every_lm
+def test_weights_in_half_precision(name, tmp_path, caplog):
+    case = TINY_LM[name]
+    model = case.model()
+    model.to_float16()
+    assert "changes nothing here" in caplog.text
+    packed = copy.deepcopy(model.half().float()).to_float16()
+    inputs = case.batch(RAGGED)
+    torch.testing.assert_close(loss_of(packed, inputs), loss_of(model, inputs), atol=1e-5, rtol=1e-5)
+    given, _ = case.prompts(inputs)
+    whole, kept = (details(one, given, max_new_tokens=2, output_logits=True) for one in (model, packed))
+    assert torch.equal(kept.sequences, whole.sequences)
+    torch.testing.assert_close(kept.logits, whole.logits, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="save the model before to_int8"):
-        small.save_pretrained(tmp_path)
+        packed.save_pretrained(tmp_path)
 
 
 # --- what cannot be ------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
-"""Linear layers for few rows are torch's; with weights of eight bits: how far off they are, and what they hold."""
+"""Linear layers for few rows and of half precision give what torch's do; those of eight bits, within the rounding."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from codec_lm_hf.modeling.layers import cpu_inference
-from codec_lm_hf.modeling.layers.linear import Int8Linear, Linear, to_int8
+from codec_lm_hf.modeling.layers.linear import Float16Linear, Int8Linear, Linear, to_float16, to_int8
 
 
 def layers(features: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, Int8Linear]:
@@ -45,6 +47,35 @@ def test_every_way_of_every_cpu_gives_what_torch_does(rows, bias, ways, monkeypa
     layer, x = Linear(48, 25, bias=bias), torch.randn(rows, 1, 48)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
+
+
+@given(st.integers(0, 40), st.booleans(), st.sampled_from([None, slice(16), slice(16, None), slice(3, 20)]))
+@settings(deadline=None, max_examples=40)
+def test_weights_in_half_precision_give_what_they_do_in_float32(rows, bias, outputs):
+    torch.manual_seed(0)
+    layer, x = Linear(24, 48, bias=bias, parts=3), torch.randn(rows, 2, 24)
+    assert not Float16Linear.possible(layer), "these would have to be rounded"
+    layer.half().float()
+    assert Float16Linear.possible(layer)
+    packed = copy.deepcopy(Float16Linear(layer))
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x, outputs), layer(x, outputs), atol=1e-5, rtol=1e-5)
+        assert packed(x.bfloat16(), outputs).dtype == torch.bfloat16
+
+
+def test_every_number_of_half_precision_is_kept():
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.half).float()
+    finite = every[every.isfinite()].view(-1, 16)
+    layer = nn.Linear(*finite.shape[::-1], bias=False)
+    layer.weight = nn.Parameter(finite)
+    assert torch.equal(Float16Linear(layer)(torch.eye(16)).t(), finite)
+
+
+def test_only_weights_that_half_precision_holds_are_packed():
+    model = nn.Sequential(nn.Linear(16, 16).half().float(), nn.Linear(16, 16), nn.Linear(16, 16).double())
+    to_float16(model)
+    assert [type(layer) for layer in model] == [Float16Linear, nn.Linear, nn.Linear]
+    assert model[0].nbytes == 2 * 16 * 16
 
 
 @settings(deadline=None, max_examples=40)

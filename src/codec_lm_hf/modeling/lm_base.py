@@ -30,7 +30,7 @@ from .codec_base import CodecPreTrainedModel
 from .layers.adaptive_norm import AdaptiveLayerNorm
 from .layers.chroma import ChromaExtractor
 from .layers.factorized import FactorizedEmbedding, FactorizedHead
-from .layers.linear import Int8Linear, to_int8
+from .layers.linear import Float16Linear, Int8Linear, to_float16, to_int8
 from .layers.positions import ScaledPositions
 from .layers.stft import HannWindow
 
@@ -171,6 +171,31 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         return True
 
     @torch.no_grad()
+    def to_float16(self) -> CodecLMPreTrainedModel:
+        """Keep the weights of linear layers in half precision, in place: for inference on a CPU, exactly.
+
+        There a step of generation takes as long as reading the weights does, if there are few rows, and these are half
+        as many bytes. Arithmetic stays float32, so results are what they were up to the order of sums. It is for
+        weights that are half-precision numbers, as those of checkpoints published in half precision are in whatever
+        dtype they are loaded; layers with other weights stay as they are, which `model.half().float()` rounds before.
+        As for `to_int8`, such a model is made anew after loading, and is neither trained nor saved.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: after `to_int8` or `to_float16`.
+        """
+        self._refuse_packed("packed again")
+        to_float16(self)
+        if not self._is_packed():
+            logger.warning(
+                "to_float16 changes nothing here: it is for float32 models on an x86 CPU whose weights half precision "
+                "holds exactly; model.half().float() rounds others."
+            )
+        return self.eval().requires_grad_(False)
+
+    @torch.no_grad()
     def to_int8(self) -> CodecLMPreTrainedModel:
         """Round the weights of all linear layers to eight bits, in place: for inference on a CPU.
 
@@ -179,7 +204,11 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
 
         Returns:
             The model.
+
+        Raises:
+            ValueError: after `to_int8` or `to_float16`.
         """
+        self._refuse_packed("packed again")
         to_int8(self)
         return self.eval().requires_grad_(False)
 
@@ -187,11 +216,20 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         """As in transformers.
 
         Raises:
-            ValueError: after `to_int8`.
+            ValueError: after `to_int8` or `to_float16`.
         """
-        if any(isinstance(part, Int8Linear) for part in self.modules()):
-            raise ValueError("weights of eight bits are not saved: save the model before to_int8().")
+        self._refuse_packed("saved")
         return super().save_pretrained(save_directory, **kwargs)
+
+    def _is_packed(self) -> bool:
+        return any(isinstance(part, (Float16Linear, Int8Linear)) for part in self.modules())
+
+    def _refuse_packed(self, purpose: str) -> None:
+        if self._is_packed():
+            raise ValueError(
+                f"weights that to_int8() or to_float16() packed cannot be {purpose}: load the model anew, or save the "
+                "model before to_int8() and to_float16()."
+            )
 
     def resize_codebooks(self, num_codebooks: int | None = None, codebook_size: int | None = None) -> None:
         """Make the model one for another codec, as `resize_token_embeddings` does for another tokenizer.

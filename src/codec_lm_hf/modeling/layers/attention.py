@@ -14,7 +14,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import Concatenate, WeightConverter
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .linear import Int8Linear, Linear
+from .linear import Float16Linear, Int8Linear, Linear
 
 Segment = tuple[int, Literal["full", "causal"]]
 
@@ -102,7 +102,7 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.dropout = dropout
         self.config = config
-        self.in_proj = Linear(dim, 3 * dim, bias=bias)
+        self.in_proj = Linear(dim, 3 * dim, bias=bias, parts=3)
         self.out_proj = Linear(dim, dim, bias=bias)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +139,7 @@ class MultiHeadAttention(nn.Module):
         return self.attend(self.queries(queries), keys, values, mask)
 
     def _project(self, x: Tensor, rows: slice) -> Tensor:
-        if isinstance(self.in_proj, (Linear, Int8Linear)):
+        if isinstance(self.in_proj, (Linear, Int8Linear, Float16Linear)):
             return self.in_proj(x, rows)
         # Whoever has put another layer in its place, an adapter of PEFT for one, wants to see it called.
         return self.in_proj(x)[..., rows]
