@@ -189,7 +189,7 @@ LONG = """
 
 # Not by `resource.getrusage`: that counts what the parent had when it forked.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc, as Linux has it")
-@pytest.mark.parametrize("name", ["stft_codec", "encodec-segments", "hificodec"])
+@pytest.mark.parametrize("name", ["stft_codec", "hificodec"])
 def test_memory_does_not_grow_with_the_recording_and_progress_is_shown(name, codecs, tmp_path):
     """Megabytes at the peak of encoding and of decoding: the same for two minutes and for eight, so for an hour."""
     peaks = []

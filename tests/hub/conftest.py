@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
+from tests.hub import fresh
 from tests.hub.hub_server import Hub
 
 PRELUDE = """
@@ -49,24 +49,17 @@ class Client:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start(self, code: str, *arguments: object, **environment: str) -> subprocess.Popen:
-        """Start `code` with `argv = arguments`."""
-        return subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, arguments)],
-            env=self.environment | environment,
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, code: str, *arguments: object, **environment: str) -> tuple[BaseProcess, Path, Path]:
+        """Start `code` with `argv = arguments`: the process, and the files that it prints to."""
+        program = PRELUDE + textwrap.dedent(code)
+        return fresh.start(program, [*map(str, arguments)], self.environment | environment, self.home)
 
     def run(self, code: str, *arguments: object, **environment: str) -> object:
         """Run code to its end; what it printed last, read as JSON."""
-        process = self.start(code, *arguments, **environment)
-        output, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        return json.loads(output.splitlines()[-1])
+        process, output, errors = self.start(code, *arguments, **environment)
+        process.join(timeout=300)
+        assert process.exitcode == 0, errors.read_text()
+        return json.loads(output.read_text().splitlines()[-1])
 
 
 @pytest.fixture(scope="session")

@@ -185,8 +185,8 @@ def test_every_auto_class_loads_every_codec_then_offline(hub, pushed, new_client
         assert found_codes == [codes(case.model())] * 3
         for extractor in extractors:
             assert case.feature_extractor().to_dict().items() <= extractor.items()
-    asked = len(hub.requests)
-    assert alice.run(load, *pushed, HF_HUB_OFFLINE="1") == loaded
+    asked, some = len(hub.requests), pushed[:3]
+    assert alice.run(load, *some, HF_HUB_OFFLINE="1") == {repo: loaded[repo] for repo in some}
     assert len(hub.requests) == asked
 
 
@@ -350,10 +350,10 @@ def test_a_broken_line_is_resumed_where_it_broke(hub, large, new_client):
 def test_a_killed_download_leaves_nothing_that_a_later_one_takes_for_whole(hub, large, new_client):
     cut = hub.cuts[WEIGHTS] = Cut(after=15_000_000, stall=True)
     alice = new_client()
-    process = alice.start(LOAD, "alice/large", "main")
+    process, *_ = alice.start(LOAD, "alice/large", "main")
     assert cut.reached.wait(timeout=120)
     process.kill()
-    process.wait()
+    process.join()
     assert not cached_weights(alice)
     assert alice.run(LOAD, "alice/large", "main")
     assert [file.read_bytes() for file in cached_weights(alice)] == [large]
