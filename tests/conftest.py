@@ -1,3 +1,4 @@
+import gc
 import os
 
 # Nothing here may reach a hub, and one thread is faster than two for tiny models.
@@ -17,3 +18,9 @@ transformers.logging.set_verbosity_error()
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not look at it again, as it does after a training."""
+    gc.collect()
+    gc.freeze()

@@ -14,6 +14,7 @@ from codec_lm_hf.demo.roundtrip import SPEECH
 from codec_lm_hf.modeling.quantization import EuclideanCodebook, LearnedCodebook, kmeans
 from codec_lm_hf.processing.audio import load_audio
 from tests.common.tiny import STREAMABLE, TILEABLE, TINY
+from tests.common.weights import assert_holds
 
 ATOL = 2e-5
 every_codec = pytest.mark.parametrize("name", TINY)
@@ -284,8 +285,7 @@ def test_half_precision_survives_saving(name, dtype, tmp_path):
     half.save_pretrained(tmp_path / "mixed")
     loaded = AutoModel.from_pretrained(tmp_path / "mixed")
     assert loaded.dtype == dtype
-    for key, value in half.state_dict().items():
-        assert loaded.state_dict()[key].dtype == value.dtype and torch.equal(loaded.state_dict()[key], value), key
+    assert_holds(loaded, half)
     folder = tmp_path / "halves"
     half.save_pretrained(folder)
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in half.state_dict().items()}

@@ -17,6 +17,7 @@ from codec_lm_hf.conversion_scripts.engine import ConversionError
 from tests.common.tiny import TINY
 from tests.common.tiny_lm import TINY_LM, tiny_codec
 from tests.common.tiny_text import tiny_text_encoder, tiny_tokenizer
+from tests.common.weights import assert_holds
 from tests.modeling.test_musicgen import FRAMES, TEXTS, native_codes
 
 # transformers' EnCodec takes codebooks of a power of two only, and its rate says how many there are.
@@ -60,8 +61,7 @@ def test_musicgen_plays_the_same_there_and_back(name, fields, tmp_path):
     for ours, row in zip(processor.batch_decode(codes), audio, strict=True):
         torch.testing.assert_close(ours, row, atol=1e-5, rtol=1e-4)
     again = MusicGenLMForConditionalGeneration.from_pretrained(tmp_path / "native")
-    for key, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[key], value), key
+    assert_holds(again, model)
 
 
 def test_generation_settings_and_the_processor_go_with_it(tmp_path):

@@ -14,6 +14,7 @@ import codec_lm_hf
 from codec_lm_hf import FunCodecConfig
 from codec_lm_hf.conversion_scripts.engine import ConversionError
 from codec_lm_hf.conversion_scripts.funcodec import CONVERTER, config_from_original
+from tests.common.weights import assert_holds
 from tests.parity.harness import layout_root
 
 LAYOUTS = {path.stem: path for path in sorted((layout_root() / "funcodec").glob("*.json"))}
@@ -143,8 +144,7 @@ def test_both_containers_and_both_ways_to_keep_codebooks(stacked, nested, tmp_pa
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SMALL))
     codec_lm_hf.convert("funcodec", tmp_path / "model.pth", tmp_path / "ours")
     loaded = codec_lm_hf.AutoCodecModel.from_pretrained(tmp_path / "ours")
-    for key, value in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[key], value), key
+    assert_holds(loaded, model)
 
 
 def test_a_supervised_model_brings_its_classifier_and_leaves_idle_layers(tmp_path):
@@ -160,8 +160,7 @@ def test_a_supervised_model_brings_its_classifier_and_leaves_idle_layers(tmp_pat
     codec_lm_hf.convert("funcodec", tmp_path / "model.pth", tmp_path / "ours", config=original)
     loaded = codec_lm_hf.AutoCodecModel.from_pretrained(tmp_path / "ours")
     assert loaded.config.semantic_mode == "supervision" and loaded.config.semantic_vocab_size == 11
-    for key, value in classifier.state_dict().items():
-        assert torch.equal(loaded.classifier.state_dict()[key], value), key
+    assert_holds(loaded.classifier, classifier)
 
 
 def test_without_the_configuration_beside_it_the_message_asks_for_one(tmp_path):

@@ -8,6 +8,7 @@ from transformers import DacConfig, DacModel
 
 import codec_lm_hf
 from tests.common.tiny import TINY
+from tests.common.weights import assert_holds
 
 
 @pytest.fixture
@@ -59,8 +60,7 @@ def test_what_was_native_is_saved_as_ours(native, tmp_path):
     second, info = codec_lm_hf.DacCodecModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert second.config.model_type == "dac_codec"
-    for key, value in first.state_dict().items():
-        assert torch.equal(second.state_dict()[key], value), key
+    assert_holds(second, first)
 
 
 def test_the_quantizer_stays_float32():

@@ -15,6 +15,7 @@ from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.training.codec_recipe import build_discriminator, read_recipe, run_recipe
 from codec_lm_hf.training.recipe_base import RecipeError
 from tests.common.tiny import TINY
+from tests.common.weights import assert_holds
 from tests.training.helpers import RATE, changed, hubert, write_noise, write_recordings
 
 PROJECT_RECIPES = [
@@ -65,7 +66,7 @@ def test_a_recipe_trains_and_leaves_what_from_pretrained_reads(folder):
     assert trained.train_dataset.crop_length == 10 * 320
     assert trained.train_dataset.augmentation.loudness_db == (-30, -20)
     loaded = codec_lm_hf.AutoCodecModel.from_pretrained(folder / "out")
-    assert all(torch.equal(value, trained.model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert_holds(trained.model, loaded)
     assert AutoFeatureExtractor.from_pretrained(folder / "out").sampling_rate == RATE
     CodecDiscriminator.from_pretrained(folder / "out" / "discriminator")
 
@@ -115,8 +116,7 @@ def test_a_discriminator_below_the_data_root_learns_on(folder):
     start.save_pretrained(folder / "judge")
     path = write(folder, discriminator={"family": "discriminator", "from": "judge"}, training__learning_rate=0.0)
     trained = run(folder, path, max_steps=1, discriminator_learning_rate=0.0)
-    for key, value in start.state_dict().items():
-        assert torch.equal(value, trained.discriminator.state_dict()[key]), key
+    assert_holds(trained.discriminator, start)
 
 
 def test_a_switch_learns_to_leave_noise_away(folder):

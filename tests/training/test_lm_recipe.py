@@ -23,6 +23,7 @@ from codec_lm_hf.training.lm_recipe import read_recipe
 from codec_lm_hf.training.recipe_base import RecipeError
 from codec_lm_hf.training.tokenize import read_codes, tokenize, write_codes
 from tests.common.tiny_text import tiny_tokenizer
+from tests.common.weights import assert_holds
 from tests.modeling.test_musicgen import native_model
 from tests.training.lm_helpers import TEXTS, make_codes, train, trainer, write_recipe
 
@@ -50,7 +51,7 @@ def test_a_recipe_trains_and_leaves_what_speaks(trained, root):
     assert len(losses) == 4 and losses[-1] < losses[0] - 0.5
     model = AutoModelForTextToWaveform.from_pretrained(output)
     processor = AutoProcessor.from_pretrained(output)
-    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in model.state_dict().items())
+    assert_holds(trainer.model, model)
     assert model.config.vocab_size == len(processor.symbols) and model.config.codebook_size == 64
     # The codec was in a directory of this machine: it goes along.
     assert processor.codec_name is None and (output / "codec" / "model.safetensors").is_file()
@@ -210,8 +211,7 @@ def test_fine_tuning_starts_from_a_checkpoint_with_its_processor(trained, root, 
     still = {"training__learning_rate": 0.0, "training__max_steps": 1, "processor": {"codec": str(root / "codec")}}
     for name, options in {"by-option": {"start_from": start}, "by-model": {"model": {"from": str(start)}}}.items():
         tuned = train(root, tmp_path / name, **options, **still)
-        for key, value in load_file(start / "model.safetensors").items():
-            assert torch.equal(value, tuned.model.state_dict()[key]), key
+        assert_holds(tuned.model, load_file(start / "model.safetensors"))
         assert tuned.processing_class.symbols == AutoProcessor.from_pretrained(start).symbols
 
 
@@ -237,8 +237,7 @@ def test_checkpoints_of_a_recipe_lie_below_the_data_root(trained, root, tmp_path
     tuned = train(tmp_path / "data", tmp_path / "tuned", **changes, model={"from": "start"})
     for run in (fresh, tuned):
         assert Path(run.processing_class.codec.name_or_path) == tmp_path / "data" / "moved"
-    for key, value in load_file(start / "model.safetensors").items():
-        assert torch.equal(value, tuned.model.state_dict()[key]), key
+    assert_holds(tuned.model, load_file(start / "model.safetensors"))
 
 
 def test_samples_go_to_tensorboard(root, tmp_path, monkeypatch):

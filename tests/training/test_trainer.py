@@ -17,6 +17,7 @@ from codec_lm_hf.modeling.layers.convnext import SilentLinear
 from codec_lm_hf.training.distillation import SemanticTeacher
 from codec_lm_hf.training.trainer import CodecTrainer
 from tests.common.tiny import TINY
+from tests.common.weights import assert_holds
 from tests.training.helpers import (
     RATE,
     arguments,
@@ -251,7 +252,7 @@ def test_a_padded_batch_gives_the_loss_of_its_recordings(recordings, tmp_path):
 
 
 def test_the_average_is_that_of_the_weights_after_each_step(recordings, tmp_path):
-    steps, names = [], None
+    steps = []
 
     class Recorder(CodecTrainer):
         def training_step(self, model, *args, **kwargs):
@@ -261,12 +262,12 @@ def test_the_average_is_that_of_the_weights_after_each_step(recordings, tmp_path
     run = Recorder(codec(), arguments(tmp_path, max_steps=6, ema_decay=0.8), train_dataset=crops(recordings))
     run.train()
     steps = [*steps[1:], parameters(run.model)]
-    names = [name for name, _ in run.model.named_parameters()]
-    for name in names:
+    averaged = run.averaged.module.state_dict()
+    for name, _ in run.model.named_parameters():
         expected = steps[0][name]
         for state in steps[1:]:
             expected = 0.8 * expected + 0.2 * state[name]
-        torch.testing.assert_close(run.averaged.module.state_dict()[name], expected)
+        torch.testing.assert_close(averaged[name], expected)
 
 
 def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_kept(recordings, tmp_path):
@@ -333,7 +334,7 @@ def test_final_output_and_checkpoints_hold_codec_discriminator_and_extractor(rec
         loaded = codec_lm_hf.AutoCodecModel.from_pretrained(folder)
         against = CodecDiscriminator.from_pretrained(folder / "discriminator")
         for ours, theirs in ((loaded, run.model), (against, run.discriminator)):
-            assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+            assert_holds(theirs, ours)
         assert (folder / "preprocessor_config.json").is_file()
 
 
