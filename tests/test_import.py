@@ -39,10 +39,13 @@ def run(code: str, *arguments: object):
 
 
 def test_it_adds_little_over_transformers_and_nothing_heavy():
-    """The best of three, in processor time: tests share their machine."""
-    runs = [run(MEASURE) for _ in range(3)]
-    assert min(seconds for seconds, _ in runs) < BUDGET_SECONDS
-    loaded = {name.split(".")[0] for name in runs[0][1]}
+    """The best of up to three, in processor time: tests share their machine."""
+    for _ in range(3):
+        seconds, names = run(MEASURE)
+        if seconds < BUDGET_SECONDS:
+            break
+    assert seconds < BUDGET_SECONDS
+    loaded = {name.split(".")[0] for name in names}
     assert "codec_lm_hf" in loaded and not loaded & set(HEAVY)
 
 

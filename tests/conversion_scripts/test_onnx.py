@@ -26,7 +26,6 @@ FIXED = [
     "soundstream_lyra",
     "speechtokenizer",
     "funcodec",
-    "funcodec-causal",
     "funcodec-magphase",
     "hificodec-segments",
 ]

@@ -59,14 +59,15 @@ def louder(name: str) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> dict[str, Path]:
-    """Every tiny codec in a directory of its own."""
+    """A tiny codec of every family, and one with segments, in directories of their own."""
     root = tmp_path_factory.mktemp("saved")
-    return {name: save(case.model(), name, root / name) for name, case in TINY.items()}
+    names = [name for name in TINY if "-" not in name or name == "encodec-segments"]
+    return {name: save(TINY[name].model(), name, root / name) for name in names}
 
 
 @pytest.fixture(scope="module")
 def pushed(hub, saved, tmp_path_factory) -> list[str]:
-    """Every tiny codec on the hub."""
+    """These codecs on the hub."""
     rows = [(str(directory), f"alice/{name}") for name, directory in saved.items()]
     Client(hub.endpoint, tmp_path_factory.mktemp("pusher")).run(PUSH, json.dumps(rows))
     return [repo for _, repo in rows]
@@ -164,7 +165,7 @@ def test_card_without_a_licence_says_so():
 # --- load ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_auto_class_loads_every_codec_then_offline(hub, pushed, new_client):
+def test_every_auto_class_loads_every_codec_then_offline(hub, saved, pushed, new_client):
     load = """
         import codec_lm_hf
         from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, AutoProcessor
@@ -179,7 +180,8 @@ def test_every_auto_class_loads_every_codec_then_offline(hub, pushed, new_client
     """
     alice = new_client()
     loaded = alice.run(load, *pushed)
-    for name, case in TINY.items():
+    for name in saved:
+        case = TINY[name]
         classes, found_codes, extractors = loaded[f"alice/{name}"]
         assert classes == [case.model_class.__name__] * 3 + ["CodecFeatureExtractor"] * 2
         assert found_codes == [codes(case.model())] * 3
