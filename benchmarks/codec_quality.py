@@ -84,7 +84,8 @@ def quality(coders: list[Coder], folder: Path, limit: int | None, left_out: list
 
 
 def speech(coders: list[Coder], folder: Path, limit: int | None) -> list[dict]:
-    return judge_all(SpeechJudge(read_recordings(folder, limit), Recogniser(), SpeakerEncoder()), coders)
+    judge = SpeechJudge(read_recordings(folder, limit), Recogniser(), SpeakerEncoder())
+    return judge_all(judge, [None, *coders])
 
 
 def measure(

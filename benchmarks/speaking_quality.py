@@ -24,6 +24,7 @@ from codec_lm_hf.evaluation.benchmark import (
     Recording,
     Speaker,
     SpeechJudge,
+    digit_strings,
     judge_all,
     markdown_table,
     read_recordings,
@@ -53,13 +54,16 @@ def pace(speaker: Speaker, clips: list[Recording]) -> dict:
     }
 
 
-def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: float, seed: int, int8: bool) -> dict:
+def measure(
+    recordings: Path, name: str, limit: int | None, prompt_seconds: float, seed: int, int8: bool, digits: int
+) -> dict:
     """The whole report."""
     path = codec_lm_hf.bundled("tts") if name == "bundled" else name
     processor = transformers.AutoProcessor.from_pretrained(path)
     model = transformers.AutoModelForTextToWaveform.from_pretrained(path).eval()
     clips = read_recordings(recordings, limit)
-    judge = SpeechJudge(clips, Recogniser(), SpeakerEncoder())
+    judges = Recogniser(), SpeakerEncoder()
+    judge = SpeechJudge(clips, *judges)
     codec = processor.codec
     counts = sorted({codec.config.num_codebooks, processor.num_codebooks, 1}, reverse=True)
     models = {name: model, **({f"{name}, int8": copy.deepcopy(model).to_int8()} if int8 else {})}
@@ -68,9 +72,11 @@ def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: floa
     speakers = [Speaker(one, processor, prompts, prompt_seconds, called, seed=seed) for called, one in models.items()]
     for speaker in speakers:
         speaker(clips[0])  # the first call is slow
-    rows = judge_all(judge, [*(ModelCoder(codec, count, "its codec") for count in counts), *speakers])
+    rows = judge_all(judge, [None, *(ModelCoder(codec, count, "its codec") for count in counts), *speakers])
     for row, speaker in zip(rows[-len(speakers) :], speakers, strict=True):
         row |= pace(speaker, clips)
+    strings = digit_strings(prompts, digits)
+    sayers = [Speaker(one, processor, strings, prompt_seconds, called, seed=seed) for called, one in models.items()]
     return {
         **surroundings(),
         "recordings": str(recordings),
@@ -78,6 +84,7 @@ def measure(recordings: Path, name: str, limit: int | None, prompt_seconds: floa
         "prompt_seconds": prompt_seconds,
         "seed": seed,
         "speech": rows,
+        "digits": judge_all(SpeechJudge(strings, *judges), sayers) if digits else [],
     }
 
 
@@ -96,6 +103,9 @@ def main(
     limit: Annotated[int | None, typer.Option(help="Use this many recordings, evenly spaced.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first recording.")] = 0,
     int8: Annotated[bool, typer.Option("--int8", help="Also with its weights in eight bits.")] = False,
+    digits: Annotated[
+        int, typer.Option(help="Say this many random strings of digits, too, in the voices of the recordings.")
+    ] = 0,
     threads: Annotated[int, typer.Option(help="Threads of the models.")] = 1,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")] = Path(
         "speaking_quality.json"
@@ -107,7 +117,7 @@ def main(
     """
     torch.set_num_threads(threads)
     with output_file(output) as file:
-        report = measure(recordings, model, limit, prompt_seconds, seed, int8)
+        report = measure(recordings, model, limit, prompt_seconds, seed, int8, digits)
         report["threads"] = threads
         file.write(json.dumps(report, indent=1, ensure_ascii=False).encode())
     typer.echo(f"\n{markdown_table(report['speech'], COLUMNS)}\n")
@@ -115,6 +125,10 @@ def main(
     for title, rates in (("WER by kind of text", "kinds"), ("WER by sound", "kinds_by_sound")) if kinds else ():
         columns = {"name": (title, "{}"), **{kind: (kind, "{:.1%}") for kind in kinds}}
         typer.echo(f"{markdown_table([{**row, **row[rates]} for row in report['speech']], columns)}\n")
+    if digits:
+        words = sum(row["words"] for row in report["digits"][0]["recordings"])
+        columns = {**COLUMNS, "name": (f"{digits} strings of digits, {words} words", "{}")}
+        typer.echo(f"{markdown_table(report['digits'], columns)}\n")
     typer.echo(f"written to {output}")
 
 

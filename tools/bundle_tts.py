@@ -54,7 +54,7 @@ def main(
     save_history(runs, COLUMNS, TARGET)
     shutil.copyfile(voice, TARGET / "voice.ogg")
     if metrics is not None:
-        save_metrics(metrics, ("speech",), TARGET)
+        save_metrics(metrics, ("speech", "digits"), TARGET)
     source = None if notes is None else notes.read_text(encoding="utf-8").strip()
     build_model_card(model.config, "codec-lm-hf/bundled-tts-16khz", "apache-2.0", source=source).save(
         TARGET / "README.md"

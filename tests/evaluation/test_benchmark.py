@@ -25,6 +25,7 @@ from codec_lm_hf.evaluation.benchmark import (
     Recording,
     Speaker,
     SpeechJudge,
+    digit_strings,
     markdown_table,
     measure_quality,
     read_recordings,
@@ -290,6 +291,16 @@ def test_a_model_says_texts_in_voices_of_other_recordings(spoken):
     }
     with pytest.raises(ValueError, match="'a' has one recording only"):
         Speaker(model, processor, spoken[:1], 0.2, "tiny")
+
+
+def test_strings_of_digits_in_the_voices_of_recordings(spoken):
+    strings = digit_strings(spoken, 9)
+    assert [one.speaker for one in strings] == [*"aabb"] * 2 + ["a"] and {one.kind for one in strings} == {"digits"}
+    assert strings[4].audio is spoken[0].audio and len({one.name for one in strings}) == 9
+    said = [one.text.split() for one in digit_strings(spoken, 200)]
+    assert {word for words in said for word in words} == set(judges.DIGITS)
+    assert {len(words) for words in said} == {3, 4, 5, 6, 7}
+    assert digit_strings(spoken, 9)[3].text == strings[3].text != digit_strings(spoken, 9, seed=1)[3].text
 
 
 def test_words_and_voices_need_a_transcript(spoken):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import random
 import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from ..modeling.lm_base import CodecLMPreTrainedModel
 from ..processing.audio import audio_files, load_audio, save_audio, to_format
 from ..processing.codec_lm_processor import CodecLMProcessor
 from ..processing.metadata import read_metadata
-from .judges import nearest_speakers, word_errors
+from .judges import DIGITS, nearest_speakers, word_errors
 from .metrics import evaluate_pair
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
@@ -79,6 +80,28 @@ def read_recordings(folder: str | Path, limit: int | None = None) -> list[Record
         facts = {field: row.get(field, "") for field in ("text", "speaker", "kind")}
         recordings.append(Recording(name, audio[0], rate, **facts))
     return recordings
+
+
+def digit_strings(recordings: Sequence[Recording], count: int, seed: int = 0) -> list[Recording]:
+    """Random strings of three to seven digits, to be said in the voices of recordings.
+
+    A model that speaks can be judged by as many of them as it takes for a rate of errors to mean something.
+
+    Args:
+        recordings: whose voices are taken in turn.
+        count: of strings.
+        seed: of the digits and their number.
+
+    Returns:
+        The recordings with such a string as their text, "six zero three", of the kind "digits". Their audio is what it
+        was: the voice.
+    """
+    generator = random.Random(seed)
+    strings = (" ".join(generator.choices(DIGITS, k=generator.randint(3, 7))) for _ in range(count))
+    return [
+        replace(recordings[place % len(recordings)], name=f"digits {place}", text=string, kind="digits")
+        for place, string in enumerate(strings)
+    ]
 
 
 @dataclass(frozen=True)
@@ -390,10 +413,10 @@ class SpeechJudge:
         }
 
 
-def judge_all(judge: SpeechJudge, sources: Iterable[Coder | Speaker]) -> list[dict]:
-    """Rows of a report: of the recordings themselves, then of what each source makes of them."""
+def judge_all(judge: SpeechJudge, sources: Iterable[Coder | Speaker | None]) -> list[dict]:
+    """Rows of a report: of what each source makes of the recordings; `None` is the recordings themselves."""
     rows = []
-    for source in (None, *sources):
+    for source in sources:
         name = "originals" if source is None else source.name
         rows.append(judge(source, lambda clips, name=name: tqdm(clips, desc=name, unit="clip", leave=False)))
     return rows

@@ -86,7 +86,7 @@ class Recogniser:
 
 # A numeral can be read in more than one way: 1990 as a number, as a year, or digit by digit with "zero" or "oh".
 _READINGS = ("cardinal", "year", "zero", "oh")
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _UNITS = {"$": ("dollars", "cents"), "£": ("pounds", "pence"), "€": ("euros", "cents")}
 _NUMERAL = re.compile(r"([$£€]?)(\d+(?:,\d{3})*)(\.\d+)?(st|nd|rd|th)?(%?)")
 
@@ -109,7 +109,7 @@ def normalise_text(text: str, reading: str = "cardinal") -> str:
         return re.sub(r"\band\b", " ", num2words(number, to=to))
 
     def one_by_one(digits: str, zero: str = "zero") -> str:
-        return " ".join(zero if digit == "0" else _DIGITS[int(digit)] for digit in digits)
+        return " ".join(zero if digit == "0" else DIGITS[int(digit)] for digit in digits)
 
     def spell(match: re.Match) -> str:
         currency, whole, fraction, ordinal, percent = match.groups()
