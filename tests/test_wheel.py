@@ -73,8 +73,7 @@ def test_it_works_from_an_empty_folder(environment, tmp_path):
     soundfile.write(tmp_path / "speech.wav", 0.1 * np.sin(np.arange(8000) / 9), 16000)
     where = run(environment / "python", "-c", "import codec_lm_hf; print(codec_lm_hf.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(environment.parent)
-    assert "stft_codec" in run(environment / "codec-lm", "list", cwd=tmp_path)
     run(environment / "codec-lm", "encode", "speech.wav", cwd=tmp_path)
-    assert "codec: bundled:codec" in run(environment / "codec-lm", "info", "speech.codes", cwd=tmp_path)
+    assert b"bundled:codec" in (tmp_path / "speech.codes").read_bytes()
     run(environment / "codec-lm", "decode", "speech.codes", "-o", "back.wav", cwd=tmp_path)
     assert soundfile.info(tmp_path / "back.wav").frames == 8000

@@ -176,9 +176,9 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
 
         There a step of generation takes as long as reading the weights does, if there are few rows, and these are half
         as many bytes. Arithmetic stays float32, so results are what they were up to the order of sums. It is for
-        weights that are half-precision numbers, as those of checkpoints published in half precision are in whatever
-        dtype they are loaded; layers with other weights stay as they are, which `model.half().float()` rounds before.
-        As for `to_int8`, such a model is made anew after loading, and is neither trained nor saved.
+        float32 weights that are half-precision numbers, as those are that come from a checkpoint in half precision;
+        layers with other weights stay as they are, which `model.half().float()` rounds before. As for `to_int8`, such
+        a model is made anew after loading, and is neither trained nor saved.
 
         Returns:
             The model.
