@@ -23,6 +23,7 @@ from transformers import (
 
 from codec_lm_hf.modeling.lm_base import NO_CODE
 from tests.common.tiny_lm import TEXTS, TINY_LM, random_codes, rows, tiny_codec
+from tests.common.weights import needs_x86
 
 every_lm = pytest.mark.parametrize("name", TINY_LM)
 RAGGED = [9, 13, 11]
@@ -578,6 +579,7 @@ def test_weights_of_eight_bits(name, tmp_path):
 
 
 @every_lm
+@needs_x86
 def test_weights_in_half_precision(name, tmp_path, caplog):
     case = TINY_LM[name]
     model = case.model()

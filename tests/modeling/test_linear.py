@@ -12,6 +12,7 @@ from torch import nn
 
 from codec_lm_hf.modeling.layers import cpu_inference
 from codec_lm_hf.modeling.layers.linear import Float16Linear, Int8Linear, Linear, to_float16, to_int8
+from tests.common.weights import needs_x86
 
 
 def layers(features: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, Int8Linear]:
@@ -49,6 +50,7 @@ def test_every_way_of_every_cpu_gives_what_torch_does(rows, bias, ways, monkeypa
         torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
 
 
+@needs_x86
 @given(st.integers(0, 40), st.booleans(), st.sampled_from([None, slice(16), slice(16, None), slice(3, 20)]))
 @settings(deadline=None, max_examples=40)
 def test_weights_in_half_precision_give_what_they_do_in_float32(rows, bias, outputs):
@@ -63,6 +65,7 @@ def test_weights_in_half_precision_give_what_they_do_in_float32(rows, bias, outp
         assert packed(x.bfloat16(), outputs).dtype == torch.bfloat16
 
 
+@needs_x86
 def test_every_number_of_half_precision_is_kept():
     every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.half).float()
     finite = every[every.isfinite()].view(-1, 16)
@@ -71,6 +74,7 @@ def test_every_number_of_half_precision_is_kept():
     assert torch.equal(Float16Linear(layer)(torch.eye(16)).t(), finite)
 
 
+@needs_x86
 def test_only_weights_that_half_precision_holds_are_packed():
     model = nn.Sequential(nn.Linear(16, 16).half().float(), nn.Linear(16, 16), nn.Linear(16, 16).double())
     to_float16(model)
