@@ -37,7 +37,8 @@ def start(
         environment: all of its variables.
         folder: where it runs, and those files lie.
     """
-    output, errors = (Path(tempfile.mkdtemp(dir=folder), name) for name in ("output", "errors"))
+    printed = Path(tempfile.mkdtemp(dir=folder))
+    output, errors = printed / "output", printed / "errors"
     process = _SERVER.Process(target=_execute, args=(code, arguments, environment, folder, output, errors))
     process.start()
     return process, output, errors
