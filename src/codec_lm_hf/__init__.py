@@ -23,6 +23,7 @@ _PUBLIC = {
     "CodecPreTrainedModel": "modeling.codec_base",
     "CodecStream": "modeling.codec_stream",
     "FAMILIES": "registry",
+    "Task": "processing.tasks",
     "convert": "conversion_scripts",
     "export_native": "conversion_scripts",
     "export_onnx": "conversion_scripts.onnx",

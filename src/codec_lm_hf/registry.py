@@ -24,6 +24,7 @@ class Family:
         paper: where it was published.
         summary: one line on what this port has been checked against.
         native: model_types of transformers' own models whose checkpoints this family reads as well.
+        tasks: what a language model is for, by the names of `processing.tasks.Task`; the first one by default.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Family:
     paper: str
     summary: str
     native: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
 
     def load(self, role: str) -> type:
         """The class named by `config`, `model` or `processor`."""
@@ -244,6 +246,7 @@ FAMILIES: tuple[Family, ...] = (
         weights_license="none were published",
         paper="Wang et al., 2023, Neural Codec Language Models are Zero-Shot Text to Speech Synthesizers",
         summary="greedy codes, losses and logits (but in a few frames, see its page) equal runs of lifeiteng/vall-e",
+        tasks=("TTS",),
     ),
     Family(
         name="musicgen",
@@ -270,6 +273,7 @@ FAMILIES: tuple[Family, ...] = (
         paper="Copet et al., 2023, Simple and Controllable Music Generation",
         summary="logits, losses and greedy, continued and windowed codes equal runs of audiocraft",
         native=("musicgen", "musicgen_melody"),
+        tasks=("MG", "SG"),
     ),
     Family(
         name="audiogen",
@@ -284,6 +288,7 @@ FAMILIES: tuple[Family, ...] = (
         weights_license="CC-BY-NC-4.0",
         paper="Kreuk et al., 2022, AudioGen: Textually Guided Audio Generation",
         summary="logits, losses and greedy and continued codes of the released model equal runs of audiocraft",
+        tasks=("TTSO", "AC"),
     ),
     Family(
         name="discriminator",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..processing.tasks import Task
 from ..registry import FAMILIES, Family
 
 
@@ -29,6 +30,8 @@ def list_families(
         config_class = row.load("config")
         typer.echo(f"{row.name}  ({row.kind})  {row.paper}")
         typer.echo(f"    {config_class.__name__}, {row.load('model').__name__}: {row.summary}")
+        for task in row.tasks:
+            typer.echo(f"    task {task}: {Task[task].value}")
         for name in config_class.presets:
             typer.echo(f"    {name}: {_figures(row, name)}" if row.kind == "codec" else f"    {name}")
 

@@ -18,7 +18,9 @@ from ..hub import Home, RemoteStubMixin
 from ..modeling.auto import AutoCodecModel
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.lm_base import NO_CODE, check_codes, check_ends
+from ..registry import family_of
 from .feature_extraction import CodecFeatureExtractor
+from .tasks import Task, task_named
 
 _SUBFOLDER = "codec"
 
@@ -46,6 +48,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         codebook_size: entries per codebook.
         audio_channels: of the model's audio; the codec's own by default. Where it is 2 and the codec's is 1, the codec
             works on each side, and codebooks alternate between left and right.
+        tasks: what the model has learnt, by the names of `Task`; those of its family by default.
     """
 
     # transformers asks a trainer's processor for a tokenizer's special tokens.
@@ -63,6 +66,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         num_codebooks: int = 8,
         codebook_size: int = 1024,
         audio_channels: int | None = None,
+        tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.codec_name = codec_name
@@ -70,6 +74,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
         self.audio_channels = audio_channels
+        self.tasks = [task_named(name, Task.__members__).name for name in tasks]
         self._codec: CodecPreTrainedModel | None = None
         self._home: Home | None = None
 
@@ -81,7 +86,13 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             config: of the model.
             **fields: arguments that the configuration says nothing of, or that replace what it says.
         """
-        return cls(**{"num_codebooks": config.num_codebooks, "codebook_size": config.codebook_size, **fields})
+        known = {"num_codebooks": config.num_codebooks, "codebook_size": config.codebook_size}
+        return cls(**{**known, **cls._tasks_of(config), **fields})
+
+    @staticmethod
+    def _tasks_of(config: CodecLMConfig) -> dict[str, tuple[str, ...]]:
+        row = family_of(config.model_type)
+        return {} if row is None else {"tasks": row.tasks}
 
     @classmethod
     def for_corpus(cls, config: CodecLMConfig, texts: Iterable[str], **fields) -> CodecLMProcessor:
@@ -258,6 +269,25 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
                 lengths = torch.tensor([len(row) for row in rows])
                 batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
         return BatchFeature(batch)
+
+    def _check_task(self, task: str | Task | None, **given) -> None:
+        """Refuse a task that the model has not learnt, or without what it needs.
+
+        Args:
+            task: of the model's, or `None`: whatever follows from what is given.
+            **given: `text` and `audio`, as far as there is some.
+        """
+        if task is None:
+            return
+        task = task_named(task, self.tasks)
+        missing = [name for name in task.value.inputs if given.get(name) is None]
+        if missing:
+            raise ValueError(f"the task {task.name}, {task.value}, needs {' and '.join(missing)}: give it.")
+        if task.value.channels > (self.audio_channels or 1):
+            raise ValueError(
+                f"the task {task.name}, {task.value}, is one of models with {task.value.channels} channels; this "
+                f"one's audio has {self.audio_channels or 1}."
+            )
 
     @staticmethod
     def _rows_of_texts(text, without: bool = False) -> list[str]:

@@ -12,8 +12,10 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from ..configuration.musicgen import NATIVE_TYPES, MusicGenLMConfig
 from ..hub import Home
+from ..registry import family
 from .codec_lm_processor import CodecLMProcessor
 from .feature_extraction import CodecFeatureExtractor, as_list
+from .tasks import Task
 
 
 class MusicGenLMProcessor(CodecLMProcessor):
@@ -26,8 +28,8 @@ class MusicGenLMProcessor(CodecLMProcessor):
             file.
         text_encoder_revision: of the repository.
         sampling_rate: of melodies, in Hz.
-        codec_name, codec_revision, num_codebooks, codebook_size, audio_channels: see `CodecLMProcessor`. The defaults
-            are those of `facebook/musicgen-small`.
+        codec_name, codec_revision, num_codebooks, codebook_size, audio_channels, tasks: see `CodecLMProcessor`. The
+            defaults are those of `facebook/musicgen-small`.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class MusicGenLMProcessor(CodecLMProcessor):
         num_codebooks: int = 4,
         codebook_size: int = 2048,
         audio_channels: int = 1,
+        tasks: Sequence[str] = family("musicgen").tasks,
     ) -> None:
-        super().__init__(codec_name, codec_revision, num_codebooks, codebook_size, audio_channels)
+        super().__init__(codec_name, codec_revision, num_codebooks, codebook_size, audio_channels, tasks)
         self.text_encoder_name = text_encoder_name
         self.text_encoder_revision = text_encoder_revision
         self.sampling_rate = sampling_rate
@@ -58,7 +61,7 @@ class MusicGenLMProcessor(CodecLMProcessor):
         """
         names = ("num_codebooks", "codebook_size", "audio_channels", "sampling_rate", "text_encoder_name")
         known = {name: getattr(config, name) for name in (*names, "text_encoder_revision")}
-        return cls(**{**known, **fields})
+        return cls(**{**known, **cls._tasks_of(config), **fields})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -117,6 +120,7 @@ class MusicGenLMProcessor(CodecLMProcessor):
         prompt_codes=None,
         target_audio=None,
         target_codes=None,
+        task: str | Task | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Make what `forward` and `generate` take.
@@ -130,6 +134,7 @@ class MusicGenLMProcessor(CodecLMProcessor):
                 without one. Channels are averaged.
             prompt_codes: prompts as codes made before, `(codebooks, frames)` each.
             target_audio, target_codes: recordings of what the texts describe, for training.
+            task: one of `tasks`; it says what has to be given, and is checked.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -137,11 +142,13 @@ class MusicGenLMProcessor(CodecLMProcessor):
             `prompt_codes`, `labels`, `melody_values` and `melody_mask`.
 
         Raises:
-            ValueError: no text, or things that do not fit each other.
+            ValueError: no text, another task, or things that do not fit each other.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
         rows, texts = [], self._rows_of_texts(text, without=True)
+        audio_given = prompt_codes if audio is None else audio
+        self._check_task(task, text=texts if all(texts) else None, audio=audio_given)
         for one, ids in zip(texts, self.tokenizer(texts)["input_ids"], strict=True):
             ids = torch.tensor(ids)
             rows.append({"input_ids": ids, "attention_mask": torch.full_like(ids, bool(one))})

@@ -10,7 +10,9 @@ from torch.nn.functional import pad
 from transformers import BatchFeature
 
 from ..configuration.lm_base import CodecLMConfig
+from ..registry import family
 from .codec_lm_processor import CodecLMProcessor
+from .tasks import Task
 from .text import BEGIN, END, STRESS_MARKS, WORD_BORDER, frontend_named, symbol_table
 
 
@@ -29,7 +31,7 @@ class ValleProcessor(CodecLMProcessor):
         frontend: `"graphemes"` (letters, needs nothing), `"phonemes"` (by espeak-ng and the package phonemizer),
             `"gruut"` (phonemes by the package of this name, which needs no other program) or `"ipa"` (texts are
             phonetic transcriptions already).
-        codec_name, codec_revision, num_codebooks, codebook_size: see `CodecLMProcessor`.
+        codec_name, codec_revision, num_codebooks, codebook_size, tasks: see `CodecLMProcessor`.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class ValleProcessor(CodecLMProcessor):
         codec_revision: str | None = None,
         num_codebooks: int = 8,
         codebook_size: int = 1024,
+        tasks: Sequence[str] = family("valle").tasks,
     ) -> None:
-        super().__init__(codec_name, codec_revision, num_codebooks, codebook_size)
+        super().__init__(codec_name, codec_revision, num_codebooks, codebook_size, tasks=tasks)
         frontend_named(frontend)
         self.symbols = list(symbols)
         self.frontend = frontend
@@ -74,6 +77,7 @@ class ValleProcessor(CodecLMProcessor):
         target_codes=None,
         durations=None,
         prompt_durations=None,
+        task: str | Task | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Make what `forward` and `generate` take.
@@ -89,6 +93,7 @@ class ValleProcessor(CodecLMProcessor):
                 `training.alignment` finds them; for models with `monotonic_alignment`.
             prompt_durations: likewise of the prompts and of `prompt_text`, nothing for a prompt without a text. The
                 border between both texts is the end of the one and the begin of the other.
+            task: one of `tasks`; it says what has to be given, and is checked.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -96,10 +101,11 @@ class ValleProcessor(CodecLMProcessor):
             `durations` and `prompt_durations`.
 
         Raises:
-            ValueError: an empty text, an unknown symbol, or things that do not fit each other.
+            ValueError: an empty text, an unknown symbol, another task, or things that do not fit each other.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
+        self._check_task(task, text=text, audio=prompt_codes if audio is None else audio)
         texts = self._rows_of_texts(text)
         spoken = [""] * len(texts) if prompt_text is None else prompt_text
         spoken = [spoken] if isinstance(spoken, str) else list(spoken)
