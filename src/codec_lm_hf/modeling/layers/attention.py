@@ -15,6 +15,7 @@ from transformers.core_model_loading import Concatenate, WeightConverter
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .linear import Float16Linear, Int8Linear, Linear
+from .positions import rotate
 
 Segment = tuple[int, Literal["full", "causal"]]
 
@@ -60,6 +61,11 @@ def segment_mask(
     return mask[None, None] if valid is None else mask & valid[:, None, None]
 
 
+def biased(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """What is added to scores: `bias` where `mask` (bool) allows attention, elsewhere the least number there is."""
+    return bias if mask is None else bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
+
+
 def eager_attention(
     module: nn.Module,
     queries: Tensor,
@@ -72,7 +78,9 @@ def eager_attention(
     """Attention by plain products; transformers asks each model for it under the name `"eager"`."""
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        hidden = torch.finfo(scores.dtype).min
+        is_bias = attention_mask.is_floating_point()
+        scores = scores + attention_mask if is_bias else scores.masked_fill(~attention_mask, hidden)
     weights = F.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype), dropout, module.training)
     return (weights @ values).transpose(1, 2), weights
 
@@ -105,9 +113,19 @@ class MultiHeadAttention(nn.Module):
         self.in_proj = Linear(dim, 3 * dim, bias=bias, parts=3)
         self.out_proj = Linear(dim, dim, bias=bias)
 
-    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Steps `(batch, steps, dim)` that attend to each other, in one product: see `queries`, `keys_and_values`."""
-        return self._heads(self.in_proj(x)).chunk(3, dim=1)
+    def queries_keys_values(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None = None, adjacent: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps `(batch, steps, dim)` that attend to each other, in one product: see `queries`, `keys_and_values`.
+
+        Args:
+            x: the steps.
+            turn, adjacent: of rotary positions; see `positions.rotate`.
+        """
+        queries, keys, values = self._heads(self.in_proj(x)).chunk(3, dim=1)
+        if turn is None:
+            return queries, keys, values
+        return rotate(queries, turn, adjacent), rotate(keys, turn, adjacent), values
 
     def queries(self, x: Tensor) -> Tensor:
         """Steps `(batch, steps, dim)` to queries `(batch, heads, steps, dim / heads)`."""
@@ -123,7 +141,8 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             queries, keys, values: each `(batch, heads, steps, dim / heads)`.
-            mask: bool, broadcastable to `(batch, heads, steps, memory steps)`, true where attention is allowed.
+            mask: broadcastable to `(batch, heads, steps, memory steps)`: bool, true where attention is allowed, or
+                numbers that are added to the scores.
 
         Returns:
             `(batch, steps, dim)`.

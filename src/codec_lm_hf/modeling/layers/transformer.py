@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .adaptive_norm import AdaptiveLayerNorm
-from .attention import MultiHeadAttention, window_mask
+from .attention import MultiHeadAttention, biased, window_mask
 from .linear import Linear
-from .positions import sinusoidal_positions
+from .positions import RelativePositions, rotation, sinusoidal_positions
 
 
 def _norm(dim: int, adaptive: bool) -> nn.Module:
@@ -41,6 +42,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         bias: of the linear layers.
         adaptive: norms that depend on a condition.
         cross_attention: attend to a memory between the two parts.
+        adjacent: which channels rotary positions turn; see `positions.rotate`.
         index: of the layer, for the cache.
         config: of the model; see `MultiHeadAttention`.
     """
@@ -58,11 +60,13 @@ class TransformerLayer(GradientCheckpointingLayer):
         bias: bool = True,
         adaptive: bool = False,
         cross_attention: bool = False,
+        adjacent: bool = False,
         index: int = 0,
         config: PreTrainedConfig | None = None,
     ) -> None:
         super().__init__()
         self.index = index
+        self.adjacent = adjacent
         self.norm_first = norm_first
         attention_dropout = dropout if attention_dropout is None else attention_dropout
         self.attention = MultiHeadAttention(dim, num_heads, attention_dropout, bias, config)
@@ -86,14 +90,15 @@ class TransformerLayer(GradientCheckpointingLayer):
         mask: Tensor | None = None,
         memory_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        turn: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """One layer over new steps; the arguments are those of `Transformer`."""
+        """One layer over new steps; the arguments are those of `Transformer`, `turn` that of `positions.rotate`."""
         cache, cross = past_key_values, None
         if isinstance(cache, EncoderDecoderCache):
             cache, cross = cache.self_attention_cache, cache
 
         def attend(inputs: Tensor) -> Tensor:
-            queries, keys, values = self.attention.queries_keys_values(inputs)
+            queries, keys, values = self.attention.queries_keys_values(inputs, turn, self.adjacent)
             if cache is not None:
                 keys, values = cache.update(keys, values, self.index)
             return self.attention.attend(queries, keys, values, mask)
@@ -129,19 +134,35 @@ class TransformerLayer(GradientCheckpointingLayer):
 
 
 class Transformer(nn.Module):
-    """Layers over whatever the caller has embedded and given positions.
+    """Layers over whatever the caller has embedded, with the positions that it has added, or with those of attention.
 
     Args:
         dim: of the steps.
         num_layers: of them.
+        num_heads: of the attention.
         final_norm: a norm after the last layer.
+        positions: `None`: attention knows of none; `"rotary"`: it turns queries and keys; `"relative"`: it adds a bias
+            for distances, which all layers share.
+        max_period: of rotary positions, in steps.
         **layer: see `TransformerLayer`.
     """
 
-    def __init__(self, dim: int, num_layers: int, final_norm: bool = True, adaptive: bool = False, **layer) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        final_norm: bool = True,
+        adaptive: bool = False,
+        positions: Literal["rotary", "relative"] | None = None,
+        max_period: float = 10_000,
+        **layer,
+    ) -> None:
         super().__init__()
+        self.positions, self.max_period, self.head_dim = positions, max_period, dim // num_heads
+        self.relative_positions = RelativePositions(num_heads) if positions == "relative" else None
         self.layers = nn.ModuleList(
-            [TransformerLayer(dim, index=index, adaptive=adaptive, **layer) for index in range(num_layers)]
+            [TransformerLayer(dim, num_heads, index=index, adaptive=adaptive, **layer) for index in range(num_layers)]
         )
         self.norm = _norm(dim, adaptive) if final_norm else None
 
@@ -153,6 +174,7 @@ class Transformer(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """New steps `(batch, steps, dim)` after those of the cache.
 
@@ -164,16 +186,23 @@ class Transformer(nn.Module):
             memory: `(batch, memory steps, dim)` of cross-attention; not needed again once the cache has seen it.
             memory_mask: bool, broadcastable to `(batch, heads, steps, memory steps)`.
             past_key_values: cache of transformers, which is added to; with cross-attention an `EncoderDecoderCache`.
+            places: `(batch or 1, cached + new steps)`, where each step stands, for rotary and relative positions.
 
         Returns:
             `(batch, steps, dim)`.
         """
+        turn = (
+            rotation(places[:, -x.shape[1] :], self.head_dim, self.max_period) if self.positions == "rotary" else None
+        )
+        if self.relative_positions is not None:
+            mask = biased(self.relative_positions(places, x.shape[1]).to(x.dtype), mask)
         room = -1 if past_key_values is None else past_key_values.get_max_length(0)
         if room > 0:
-            mask = F.pad(mask, (0, room - mask.shape[-1]), value=False)
+            hidden = torch.finfo(mask.dtype).min if mask.is_floating_point() else False
+            mask = F.pad(mask, (0, room - mask.shape[-1]), value=hidden)
         for layer in self.layers:
             # What needs gradients goes by place: recomputation by torch's re-entrant checkpoints sees only that.
-            x = layer(x, condition, memory, mask=mask, memory_mask=memory_mask, past_key_values=past_key_values)
+            x = layer(x, condition, memory, mask, memory_mask=memory_mask, past_key_values=past_key_values, turn=turn)
         return x if self.norm is None else _normalise(self.norm, x, condition)
 
 
