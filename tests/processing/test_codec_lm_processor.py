@@ -139,6 +139,26 @@ def test_audio_becomes_codes_and_codes_become_audio():
     assert other_rate["prompt_codes"].shape[-1] == batch["prompt_codes"][0, 0].ne(NO_CODE).sum()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "rate", "message"),
+    [
+        (0.2, 16000, "prompt 0 lasts 0.2 s; .* 0.5 to 1 s .*: give a longer recording"),
+        (1.5, 8000, "prompt 0 lasts 1.5 s; .* 0.5 to 1 s .*: cut it, as truncation=True does"),
+        (0.7, -1, "sampling_rate=-1 Hz; expected the rate"),
+    ],
+)
+def test_prompts_are_as_long_as_the_model_has_learnt_to_hear(seconds, rate, message):
+    ours = processor(codec_name="bundled:codec", prompt_seconds=[0.5, 1.0])
+    with pytest.raises(ValueError, match=message):
+        ours("one", audio=speech(seconds, abs(rate)), sampling_rate=rate)
+
+
+def test_longer_prompts_are_cut_where_asked_to():
+    ours, wave = processor(codec_name="bundled:codec", prompt_seconds=[0.5, 1.0]), speech(1.5)
+    cut = ours(["one"] * 2, audio=[wave, wave[:12000]], sampling_rate=16000, truncation=True)["prompt_codes"]
+    assert torch.equal(cut, ours(["one"] * 2, audio=[wave[:16000], wave[:12000]])["prompt_codes"])
+
+
 def test_from_a_text_to_a_waveform_and_training_by_the_collator(tmp_path):
     ours = processor(codec_name=codec_lm_hf.bundled("codec"))
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -17,7 +17,8 @@ def generate(
     prompt: Annotated[
         Path | None,
         typer.Option(
-            help="Recording of the voice, or of the music that is gone on from. The bundled model brings a voice."
+            help="Recording of the voice, cut to what the model has learnt to hear, or of the music that is gone on "
+            "from. The bundled model brings a voice."
         ),
     ] = None,
     prompt_text: Annotated[str | None, typer.Option(help="What the prompt says; nothing by default.")] = None,
@@ -59,11 +60,14 @@ def generate(
     config = processor.codec.config
     given = {"audio": prompt, "prompt_text": prompt_text, "melody": melody}
     given = {name: value for name, value in given.items() if value is not None}
-    for name in given.keys() - inspect.signature(type(processor).__call__).parameters.keys():
+    taken = inspect.signature(type(processor).__call__).parameters.keys()
+    for name in given.keys() - taken:
         option = "prompt" if name == "audio" else name.replace("_", "-")
         raise ValueError(f"{model} takes no --{option}: {type(processor).__name__} has no use for it.")
     for name in given.keys() & {"audio", "melody"}:
         given[name], _ = load_audio(given[name], config.sampling_rate)
+    if "truncation" in taken:
+        given["truncation"] = True
     options: dict = {"top_k": top_k, "top_p": top_p, "temperature": temperature or None}
     if temperature == 0:
         options["do_sample"] = False

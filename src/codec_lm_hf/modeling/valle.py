@@ -403,7 +403,10 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         if self.config.prepend_bos:
             first, lengths = nn.functional.pad(first, (1, 0), value=self.config.begin_id), lengths + 1
         elif not lengths.all():
-            raise ValueError("prompt_codes must have at least one frame per row: this model predicts no first frame.")
+            raise ValueError(
+                "prompt_codes must have at least one frame per row: this model predicts no first frame. Give the "
+                "processor a recording of the voice (audio=...), or codes of one."
+            )
         pointer, ahead = None, None
         if prompt_symbols is not None:
             if prompt_text_lengths is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 from transformers import BatchFeature
@@ -12,6 +13,7 @@ from transformers import BatchFeature
 from ..configuration.lm_base import CodecLMConfig
 from ..registry import family
 from .codec_lm_processor import CodecLMProcessor
+from .feature_extraction import as_list
 from .tasks import Task
 from .text import BEGIN, END, STRESS_MARKS, WORD_BORDER, frontend_named, symbol_table
 
@@ -31,6 +33,7 @@ class ValleProcessor(CodecLMProcessor):
         frontend: `"graphemes"` (letters, needs nothing), `"phonemes"` (by espeak-ng and the package phonemizer),
             `"gruut"` (phonemes by the package of this name, which needs no other program) or `"ipa"` (texts are
             phonetic transcriptions already).
+        prompt_seconds: how long prompts may be, from and to, where it is known what the model has learnt to hear.
         codec_name, codec_revision, num_codebooks, codebook_size, tasks: see `CodecLMProcessor`.
     """
 
@@ -43,11 +46,13 @@ class ValleProcessor(CodecLMProcessor):
         num_codebooks: int = 8,
         codebook_size: int = 1024,
         tasks: Sequence[str] = family("valle").tasks,
+        prompt_seconds: Sequence[float] | None = None,
     ) -> None:
         super().__init__(codec_name, codec_revision, num_codebooks, codebook_size, tasks=tasks)
         frontend_named(frontend)
         self.symbols = list(symbols)
         self.frontend = frontend
+        self.prompt_seconds = prompt_seconds
 
     @classmethod
     def for_corpus(cls, config: CodecLMConfig, texts: Iterable[str], **fields) -> ValleProcessor:
@@ -78,6 +83,7 @@ class ValleProcessor(CodecLMProcessor):
         durations=None,
         prompt_durations=None,
         task: str | Task | None = None,
+        truncation: bool = False,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Make what `forward` and `generate` take.
@@ -94,6 +100,7 @@ class ValleProcessor(CodecLMProcessor):
             prompt_durations: likewise of the prompts and of `prompt_text`, nothing for a prompt without a text. The
                 border between both texts is the end of the one and the begin of the other.
             task: one of `tasks`; it says what has to be given, and is checked.
+            truncation: cut prompts that are longer than `prompt_seconds` allows.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -101,11 +108,14 @@ class ValleProcessor(CodecLMProcessor):
             `durations` and `prompt_durations`.
 
         Raises:
-            ValueError: an empty text, an unknown symbol, another task, or things that do not fit each other.
+            ValueError: an empty text, an unknown symbol, another task, a prompt too short or too long, or things that
+                do not fit each other.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
         self._check_task(task, text=text, audio=prompt_codes if audio is None else audio)
+        if audio is not None and self.prompt_seconds is not None:
+            audio = self._prompts_to_hear(audio, sampling_rate, truncation)
         texts = self._rows_of_texts(text)
         spoken = [""] * len(texts) if prompt_text is None else prompt_text
         spoken = [spoken] if isinstance(spoken, str) else list(spoken)
@@ -136,6 +146,24 @@ class ValleProcessor(CodecLMProcessor):
             for row, found in zip(rows, _checked_durations("durations", durations, counts), strict=True):
                 row["durations"] = pad(found, (len(row["input_ids"]) - len(found), 0))
         return self.pad(rows)
+
+    def _prompts_to_hear(self, audio, sampling_rate: int | None, truncation: bool) -> list[np.ndarray]:
+        rate = self.codec.config.sampling_rate if sampling_rate is None else sampling_rate
+        shortest, longest = self.prompt_seconds
+        prompts = [np.asarray(one) for one in as_list(audio)]
+        if rate <= 0:
+            return prompts  # which the feature extractor refuses
+        if truncation:
+            prompts = [prompt[..., : round(longest * rate)] for prompt in prompts]
+        for index, prompt in enumerate(prompts):
+            seconds = prompt.shape[-1] / rate
+            if not shortest <= seconds <= longest:
+                way_out = "give a longer recording" if seconds < shortest else "cut it, as truncation=True does"
+                raise ValueError(
+                    f"prompt {index} lasts {seconds:g} s; this model has learnt to hear {shortest:g} to {longest:g} s "
+                    f"(prompt_seconds of its processor): {way_out}."
+                )
+        return prompts
 
     def tokenize(self, text: str) -> list[str]:
         """A text as symbols, without begin and end.
