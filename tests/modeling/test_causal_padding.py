@@ -1,4 +1,4 @@
-"""Convolutions padded by a whole kernel before the signal, transposed ones that repeat the first step: as in torch."""
+"""How convolutions pad, and transposed ones that repeat the first step: as in torch, in streams and batches too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec_lm_hf.modeling.layers.conv import Conv1d, ConvTranspose1d
+from codec_lm_hf.modeling.layers.conv import PAD_MODES, Conv1d, ConvTranspose1d
 from codec_lm_hf.modeling.layers.streaming import Stream, TimeContext
 
 ATOL = 1e-5
@@ -67,3 +67,21 @@ def test_the_first_step_repeated(kernel, stride, steps):
 def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match=r"pad_mode must be one of \('constant', 'replicate'\), got 'reflect'"):
         ConvTranspose1d(1, 1, 4, stride=2, pad_mode="reflect")
+
+
+@examples
+@given(pad_mode=st.sampled_from(PAD_MODES), causal=st.booleans(), **sizes)
+def test_padding_that_fills_the_last_stride(pad_mode, causal, kernel, stride, steps):
+    """As EnCodec pads: a reflection of too few steps has zeros appended first, which are cut off again."""
+    kernel = max(kernel, stride)
+    layer = Conv1d(2, 3, kernel, stride=stride, causal=causal, pad_mode=pad_mode)
+    x = torch.randn(1, 2, sum(steps))
+    right = 0 if causal else (kernel - stride) // 2
+    sides = (kernel - stride - right, right + -x.shape[-1] % stride)
+    missing = max(0, max(sides) + 1 - x.shape[-1]) if pad_mode == "reflect" else 0
+    padded = F.pad(F.pad(x, (0, missing)), sides, mode=pad_mode)
+    with torch.no_grad():
+        expected = F.conv1d(
+            padded[..., : padded.shape[-1] - missing], layer.conv.weight, layer.conv.bias, stride=stride
+        )
+        same_in_streams_and_batches(layer, x, steps[:-1], expected)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codec_lm_hf.modeling.layers.conv import PAD_MODES
 from codec_lm_hf.modeling.layers.conv2d import Conv2d, ConvTranspose2d
 from codec_lm_hf.modeling.layers.seanet2d import SeanetEncoder2d
 from codec_lm_hf.modeling.layers.stft import InverseStft, Stft
@@ -15,7 +16,7 @@ from codec_lm_hf.modeling.layers.streaming import Stream, TimeContext
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
 
-@pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
+@pytest.mark.parametrize("pad_mode", PAD_MODES)
 def test_a_last_incomplete_stride_is_made_up_for_on_the_left_when_not_causal(pad_mode):
     layer = Conv2d(3, 4, (8, 4), bins=17, stride=(4, 2), causal=False, pad_mode=pad_mode)
     x = torch.randn(2, 3, 17, 11)

@@ -31,7 +31,7 @@ class EncodecCodecConfig(ResidualCodecConfig):
             `modeling.layers.seanet`.
         norm_type: `"weight_norm"`, `"time_group_norm"` or `"none"`.
         use_causal_conv: no look-ahead.
-        pad_mode: `"reflect"` or `"constant"`.
+        pad_mode: `"reflect"`, `"constant"` or `"replicate"`.
         codebook_size: entries per codebook.
         codebook_dim: length of an entry; `hidden_size` if not given (nothing else is supported).
         num_quantizers: codebooks; from the top bandwidth if not given.

@@ -51,7 +51,7 @@ class FunCodecConfig(ResidualCodecConfig):
         upsampling_ratios: strides along time, in the decoder's order.
         norm_type: `"time_group_norm"` (the published models), `"weight_norm"` or `"none"`.
         use_causal_conv: no look-ahead; off in the published models.
-        pad_mode: `"reflect"` or `"constant"`.
+        pad_mode: `"reflect"`, `"constant"` or `"replicate"`.
         num_quantizers: codebooks.
         codebook_size: entries per codebook.
         quantizer_dropout: probability that a training step uses fewer codebooks than asked for.

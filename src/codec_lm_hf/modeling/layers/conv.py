@@ -13,7 +13,7 @@ from transformers import initialization as init
 from . import cpu_inference
 from .streaming import Stream, TimeContext, Unpadded, kept_apart, lengths_of, zero_padding
 
-PAD_MODES = ("constant", "reflect")
+PAD_MODES = ("constant", "reflect", "replicate")
 OVERLAP_PAD_MODES = ("constant", "replicate")
 NORM_TYPES = ("none", "weight_norm", "time_group_norm")
 
@@ -151,7 +151,7 @@ class SlidingWindow(nn.Module):
         stride: steps from window to window.
         out_channels: channels of the result.
         causal: no window reaches beyond its stride (but for the end-of-signal padding).
-        pad_mode: `"reflect"` or `"constant"` (zeros).
+        pad_mode: `"reflect"`, `"constant"` (zeros) or `"replicate"` (the first and the last step again).
         padding: steps added at either side, as in `torch.nn.Conv1d`, or a pair of left and right, in place of the
             above. Then steps that fill no last window are dropped, and there are
             `(steps + left + right - kernel_size) // stride + 1` windows.
@@ -203,7 +203,7 @@ class SlidingWindow(nn.Module):
         lengths = lengths_of(time)
         if lengths is None:
             return self.compute(self._complete(self._pad(x)))
-        if self.pad_mode == "reflect" or self.whole_signal:
+        if self.pad_mode != "constant" or self.whole_signal:
             x = self._pad_ragged(x, lengths)
         else:
             x = self._pad(zero_padding(x, time))
@@ -234,7 +234,7 @@ class SlidingWindow(nn.Module):
         if left == 0 and right == 0:
             return x
         missing = max(left, right) + 1 - steps
-        if missing <= 0 or self.pad_mode == "constant":
+        if missing <= 0 or self.pad_mode != "reflect":
             return cpu_inference.pad(x, left, right, self.pad_mode)
         return F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")[..., :-missing]
 
@@ -247,6 +247,8 @@ class SlidingWindow(nn.Module):
             last = torch.maximum(lengths, torch.maximum(left, right) + 1)[:, None] - 1
             source = source.abs()
             source = torch.where(source > last, 2 * last - source, source)
+        if self.pad_mode == "replicate":
+            source = source.clamp(min=0).minimum(lengths[:, None] - 1)
         valid = (source >= 0) & (source < lengths[:, None])
         index = source.clamp(0, steps - 1)[:, None].expand(-1, x.shape[1], -1)
         return x.gather(-1, index) * valid[:, None]
@@ -255,17 +257,19 @@ class SlidingWindow(nn.Module):
         refuse_stream(self if self.whole_signal else None, stream)
         if self.kernel_size == 1 and x.shape[-1]:
             return self.compute(x)
-        # The right reflection at the end of the signal reaches back this far beyond the kernel's own context.
-        history = 0
-        if self.pad_mode == "reflect":
-            history = max(0, self.pad_right + self.stride - (self.kernel_size - self.stride))
+        # Steps that the padding at the signal's start is made of; and how far back the padding at its end reaches.
+        enough, reach = {
+            "constant": (0, 0),
+            "replicate": (1, 1),
+            "reflect": (max(self.pad_left, self.pad_right + self.stride - 1) + 1, self.pad_right + self.stride),
+        }[self.pad_mode]
+        history = max(0, reach - (self.kernel_size - self.stride))  # beyond the kernel's own context
         kept = stream.take(self)
         if kept is not None:
             x = cpu_inference.join(kept["input"], x)
         if kept is None or not kept["started"]:
-            enough = 0 if self.pad_mode == "constant" else max(self.pad_left, self.pad_right + self.stride - 1) + 1
             if stream.final:
-                return self._stream_end(self._pad(x), x)
+                return self._stream_end(self._pad(x) if x.shape[-1] else x, x)
             if x.shape[-1] < enough:
                 stream.keep(self, {"input": x, "started": False, "skip": 0})
                 return self._nothing(x)

@@ -62,7 +62,7 @@ class Conv2d(SlidingWindow):
     def _pad_bins(self, x: Tensor) -> Tensor:
         sides = (0, 0, self.pad_below, self.pad_above)
         missing = max(sides) + 1 - self.bins
-        if missing <= 0 or self.pad_mode == "constant":
+        if missing <= 0 or self.pad_mode != "reflect":
             return F.pad(x, sides, mode=self.pad_mode) if any(sides) else x
         return F.pad(F.pad(x, (0, 0, 0, missing)), sides, mode="reflect")[:, :, :-missing]
 

@@ -66,13 +66,16 @@ def join(*parts: Tensor) -> Tensor:
 
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    """`torch.nn.functional.pad` along steps, `"reflect"` or `"constant"`, that keeps channels-last memory."""
+    """`torch.nn.functional.pad` along steps, in one of `conv.PAD_MODES`, that keeps channels-last memory."""
     if not channels_last(x):
         return F.pad(x, (left, right), mode=mode)
     x = x.transpose(1, 2)
     if mode == "constant":
         return F.pad(x, (0, 0, left, right)).transpose(1, 2)
-    parts = [x[:, 1 : left + 1].flip(1), x, x[:, x.shape[1] - right - 1 : -1].flip(1)]
+    if mode == "replicate":
+        parts = [x[:, :1].expand(-1, left, -1), x, x[:, -1:].expand(-1, right, -1)]
+    else:
+        parts = [x[:, 1 : left + 1].flip(1), x, x[:, x.shape[1] - right - 1 : -1].flip(1)]
     return torch.cat(parts, dim=1).transpose(1, 2)
 
 
