@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from codec_lm_hf.conversion_scripts import ConversionError, convert
+from codec_lm_hf.conversion_scripts.encodec import CONVERTER
 from codec_lm_hf.conversion_scripts.engine import read_checkpoint, rename
 from tests.common.tiny import TINY
 
@@ -99,6 +100,18 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
     refused("causal_mono.th holds weights only, .* give --preset", tmp_path, config=None)
     refused("no field 'depth'; known:", tmp_path, config={**CONFIG, "depth": 3})
     refused("does not fit the configuration", tmp_path, config=None, preset="encodec_24khz")
+    refused("norm='spectral_norm' is not supported", tmp_path, config={**CONFIG, "norm": "spectral_norm"})
+    refused("activation='Tanh' is not supported", tmp_path, config={**CONFIG, "activation": "Tanh"})
+
+
+def test_arguments_left_out_are_the_constructors():
+    """Of a codec described by its parts; and what only training needs is read too."""
+    parts = {name: dict(part) for name, part in CONFIG.items()}
+    del parts["seanet"]["causal"], parts["model"]["overlap"]
+    parts["quantizer"] |= {"decay": 0.9, "kmeans_init": True, "kmeans_iters": 7, "threshold_ema_dead_code": 2}
+    config = CONVERTER.config_from_original({**parts, "model": {**parts["model"], "segment": 1.0}})
+    assert (config.use_causal_conv, config.overlap) == (False, 0.01)
+    assert (config.codebook_decay, config.kmeans_iterations, config.revive_below) == (0.9, 7, None)
 
 
 @pytest.mark.parametrize(

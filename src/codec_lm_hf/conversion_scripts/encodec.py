@@ -10,6 +10,7 @@ from transformers import EncodecConfig, EncodecFeatureExtractor, EncodecModel
 
 from ..configuration.encodec import EncodecCodecConfig
 from ..modeling.encodec import EncodecCodecModel
+from ..modeling.layers.conv import NORM_TYPES
 from ..processing.feature_extraction import CodecFeatureExtractor
 from . import audiocraft
 from .engine import ConversionError, Converter, State, read_checkpoint
@@ -34,6 +35,8 @@ _FIELDS = {
     "trim_right_ratio": "trim_right_ratio",
     "n_q": "num_quantizers",
     "bins": "codebook_size",
+    "decay": "codebook_decay",
+    "kmeans_iters": "kmeans_iterations",
     "target_bandwidths": "target_bandwidths",
     "sample_rate": "sampling_rate",
     "normalize": "normalize",
@@ -42,8 +45,20 @@ _FIELDS = {
     "name": "original_name",
 }
 # What transformers' own configuration calls as ours does.
-_NATIVE_FIELDS = {*_FIELDS.values(), "codebook_dim", "use_conv_shortcut"} - {"num_quantizers", "original_name"}
-_FIXED = {"activation": "ELU", "activation_params": {"alpha": 1.0}, "norm_params": {}, "final_activation": None}
+_NATIVE_FIELDS = {*_FIELDS.values(), "codebook_dim", "use_conv_shortcut"} - {
+    "num_quantizers",
+    "original_name",
+    "codebook_decay",
+    "kmeans_iterations",
+}
+_FIXED = {
+    "activation": "ELU",
+    "activation_params": {"alpha": 1.0},
+    "norm_params": {},
+    "final_activation": None,
+    "final_activation_params": None,
+    "kmeans_init": True,
+}
 
 
 def config_from_original(original: dict) -> EncodecCodecConfig:
@@ -57,6 +72,15 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
     flat: dict = {}
     for name, value in original.items():
         flat |= value if name in ("seanet", "quantizer", "model") else {name: value}
+    if "seanet" in original:
+        flat.setdefault("causal", False)  # as the constructor has it, not the published 24 kHz model
+    if flat.get("segment") is not None:
+        flat.setdefault("overlap", 0.01)
+    norm = flat.get("norm", "weight_norm")
+    if norm not in NORM_TYPES:
+        raise ConversionError(f"norm={norm!r} is not supported; choose a checkpoint with one of {NORM_TYPES}.")
+    # It has no effect in the original, which overwrites what it replaces.
+    flat.pop("threshold_ema_dead_code", None)
     fields: dict = {"use_conv_shortcut": not flat.pop("true_skip", False)}
     flat.pop("frame_rate", None)
     if "D" in flat:
