@@ -8,6 +8,8 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 import codec_lm_hf
 from codec_lm_hf.configuration.discriminators import CodecDiscriminatorConfig, stft_parts
+from codec_lm_hf.conversion_scripts.discriminator import CONVERTER
+from codec_lm_hf.conversion_scripts.engine import ConversionError
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from tests.parity.harness import Case, find_cases
 from tests.training.helpers import discriminator
@@ -30,6 +32,19 @@ def test_the_public_converter_gives_a_checkpoint_with_the_logits_of_the_original
     assert len(logits) == len(case.names("disc.logits."))
     for scale, found in enumerate(logits):
         case.same(f"disc.logits.{scale}", found, atol=1e-6, rtol=1e-3)
+
+
+def test_arguments_of_the_originals_constructor():
+    options = {"filters": 2, "n_ffts": [64], "norm": "spectral_norm", "activation": "LeakyReLU", "max_filters": 512}
+    slope = {"activation_params": {"negative_slope": 0.3}}
+    config = CONVERTER.config_from_original({**options, **slope})
+    assert config.options(0)["negative_slope"] == 0.3 and config.options(0)["norm_type"] == "spectral_norm"
+    with pytest.raises(ConversionError, match="out_channels=2 is not supported"):
+        CONVERTER.config_from_original({**options, "out_channels": 2})
+    # The first convolution has no norm, whatever the others have.
+    state = {f"discriminators.0.convs.0.conv.{name}": None for name in ("weight", "bias")}
+    ours = {f"discriminators.0.convs.0.{name}" for name in ("weight", "bias")}
+    assert set(CONVERTER.rename(state, config)) == ours <= set(CodecDiscriminator(config).state_dict())
 
 
 def test_windows_survive_loading_over_dirty_memory(tmp_path):

@@ -30,8 +30,10 @@ _SPECTRAL = [
     (r"weight_orig", "parametrizations.weight.original"),
     (r"weight_u", "parametrizations.weight.0.u"),
     (r"weight_v", "parametrizations.weight.0.v"),
-    (r"(bias)", r"{group}"),
+    (r"(weight|bias)", r"{group}"),
 ]
+# Arguments of `MultiScaleSTFTDiscriminator` that no part has. With a `filters_scale` of 1, `max_filters` does nothing.
+_FIXED = {"out_channels": 1, "activation": "LeakyReLU", "filters_scale": 1}
 
 
 def rules(config: CodecDiscriminatorConfig) -> Rules:
@@ -92,14 +94,21 @@ def config_from_original(original: dict) -> CodecDiscriminatorConfig:
 
 
 def _stft(options: dict) -> list[dict]:
+    for name, value in _FIXED.items():
+        if options.get(name, value) != value:
+            raise ConversionError(f"{name}={options[name]!r} is not supported; this discriminator has {value!r}.")
     names = {"norm": "norm_type"}
-    known = {names.get(name, name): value for name, value in options.items()}
+    left_out = {*_FIXED, "max_filters", "activation_params"}
+    known = {names.get(name, name): value for name, value in options.items() if name not in left_out}
+    if "activation_params" in options:
+        # Not given, it is torch's.
+        known["negative_slope"] = options["activation_params"].get("negative_slope", 0.01)
     return stft_parts(**known)
 
 
 def _from_encodec(original: dict) -> CodecDiscriminatorConfig:
     """Constructor arguments of `MultiScaleSTFTDiscriminator`."""
-    options = {name: value for name, value in original.items() if name not in ("in_channels", "out_channels")}
+    options = {name: value for name, value in original.items() if name != "in_channels"}
     return CodecDiscriminatorConfig(parts=_stft(options), audio_channels=original.get("in_channels", 1))
 
 
