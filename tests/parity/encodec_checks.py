@@ -15,7 +15,7 @@ from codec_lm_hf.conversion_scripts.engine import load_original
 from codec_lm_hf.modeling.quantization import ResidualVectorQuantizer, kmeans
 from codec_lm_hf.modeling.quantization import vector as vector_module
 from codec_lm_hf.training.balancer import Balancer
-from tests.parity.encodec_lm_checks import check_ecdc, check_language_model
+from tests.parity.encodec_lm_checks import check_language_model, check_streams
 from tests.parity.harness import Case
 
 # The tolerances of case.json.
@@ -30,12 +30,10 @@ def check(case: Case, workspace: Path) -> None:
     model = codec_lm_hf.AutoCodecModel.from_pretrained(folder).eval()
     with torch.no_grad():
         check_codec(case, model)
-    check_language_model(case)
-    check_ecdc(case, model)
-    check_discriminator(case)
-    check_training_step(case)
-    check_kmeans(case)
-    check_balancer(case)
+    check_streams(case, model)
+    for prefix, check_part in PARTS.items():
+        if case.names(prefix):
+            check_part(case)
 
 
 def segments_of(model, samples: int) -> list[slice]:
@@ -47,42 +45,51 @@ def segments_of(model, samples: int) -> list[slice]:
     return [slice(index * model._slot, index * model._slot + length) for index, length in enumerate(lengths)]
 
 
+def rate_of(text: str) -> float | None:
+    """The bandwidth in a tensor's name; `None`, where none was ever set, means all codebooks."""
+    return None if text == "None" else float(text)
+
+
 def check_codec(case: Case, model) -> None:
     audio = case.input("input_values")
     places = segments_of(model, audio.shape[-1])
-    top = f"bw{model.config.target_bandwidths[-1]}"
-    for name in case.names("codes.bw"):
-        bandwidth = re.match(r"codes\.bw(.+)\.seg(\d+)", name)
-        rate = None if bandwidth[1] == "None" else float(bandwidth[1])
-        codes = model.encode(audio, bandwidth=rate).audio_codes
-        case.same(name, codes[..., places[int(bandwidth[2])]])
     for name in case.names("scale.seg"):
         index = int(name[len("scale.seg") :])
         case.same(name, model.encode(audio).audio_scales[:, index : index + 1], **AUDIO)
     for name in case.names("latents.seg"):
-        index = int(name[len("latents.seg") :])
-        case.same(name, segment_latents(model, audio, index), **AUDIO)
-    for name in case.names("quantized.bw"):
-        rate, index = re.match(r"quantized\.bw(.+)\.seg(\d+)", name).groups()
-        codes = model.encode(audio, bandwidth=float(rate)).audio_codes[..., places[int(index)]]
-        case.same(name, model.quantizer.decode(codes), **AUDIO)
+        case.same(name, segment_latents(model, audio, int(name[len("latents.seg") :])), **AUDIO)
+    for what in ("codes", "quantized"):
+        for name in case.names(f"{what}.bw"):
+            rate, index = re.fullmatch(rf"{what}\.bw(.+)\.seg(\d+)", name).groups()
+            codes = model.encode(audio, bandwidth=rate_of(rate)).audio_codes[..., places[int(index)]]
+            case.same(name, codes if what == "codes" else model.quantizer.decode(codes), **AUDIO)
     for name in case.names("audio.bw"):
-        codes = model.encode(audio, bandwidth=float(name[len("audio.bw") :]))
+        codes = model.encode(audio, bandwidth=rate_of(name[len("audio.bw") :]))
         case.same(name, model.decode(**codes).audio_values, **AUDIO)
     for name in case.names("forward.bw"):
-        case.same(name, model(audio, bandwidth=float(name[len("forward.bw") :])).audio_values, **AUDIO)
-    for name in case.names("short"):
-        length, what = re.match(r"short(\d+)\.(.+)", name).groups()
-        codes = model.encode(audio[:1, :, : int(length)], bandwidth=float(top[2:]))
-        if what == "codes":
-            case.same(
-                name,
-                codes.audio_codes[:, :, codes.codes_mask[0]] if codes.codes_mask is not None else codes.audio_codes,
-            )
-        elif what == "audio":
-            case.same(name, model.decode(**codes).audio_values, **AUDIO)
-        else:
-            case.same(name, torch.tensor([s.stop - s.start for s in segments_of(model, int(length))]))
+        case.same(name, model(audio, bandwidth=rate_of(name[len("forward.bw") :])).audio_values, **AUDIO)
+    for length in {re.match(r"short(\d+)\.", name)[1] for name in case.names("short")}:
+        check_short(case, model, audio[:1, :, : int(length)], f"short{length}")
+
+
+def check_short(case: Case, model, audio: torch.Tensor, name: str) -> None:
+    top = model.config.target_bandwidths[-1]
+    encoded = model.encode(audio, bandwidth=top)
+    places = segments_of(model, audio.shape[-1])
+    codes = torch.cat([encoded.audio_codes[..., place] for place in places], dim=-1)
+    case.same_where_recorded(
+        {
+            f"{name}.n_frames": torch.tensor([place.stop - place.start for place in places]),
+            f"{name}.codes": codes,
+            f"{name}.latents": torch.cat([segment_latents(model, audio, i) for i in range(len(places))], dim=-1),
+            f"{name}.quantized": model.quantizer.decode(codes),
+            f"{name}.audio": model.decode(**encoded).audio_values,
+            f"{name}.forward": model(audio, bandwidth=top).audio_values,
+        },
+        **AUDIO,
+    )
+    if f"{name}.scale" in case:
+        case.same(f"{name}.scale", encoded.audio_scales, **AUDIO)
 
 
 def segment_latents(model, audio, index: int):
@@ -100,9 +107,8 @@ def check_discriminator(case: Case) -> None:
     with torch.no_grad():
         output = model(case.input("disc.input"))
     for scale, (logits, maps) in enumerate(zip(output.logits, output.feature_maps, strict=True)):
-        case.same(f"disc.logits.{scale}", logits, **DISCRIMINATOR_TOLERANCE)
-        for index, feature_map in enumerate(maps):
-            case.same(f"disc.fmap.{scale}.{index}", feature_map, **DISCRIMINATOR_TOLERANCE)
+        named = {f"disc.fmap.{scale}.{index}": feature_map for index, feature_map in enumerate(maps)}
+        case.same_where_recorded({f"disc.logits.{scale}": logits, **named}, **DISCRIMINATOR_TOLERANCE)
 
 
 def quantizer_of(options: dict) -> ResidualVectorQuantizer:
@@ -125,18 +131,24 @@ def check_training_step(case: Case) -> None:
         state[f"layers.{layer}.codebook.{buffer}"] = case.input(name)
     quantizer.load_state_dict(state)
     latents = case.input("vqtrain.input").clone().requires_grad_()
-    output = quantizer(latents)
-    case.same("vqtrain.codes", output.codes.transpose(0, 1))
-    case.same("vqtrain.quantized", output.quantized.detach(), **TRAINING)
-    case.same("vqtrain.penalty", output.commitment_loss.detach(), **TRAINING)
+    count = len(case["vqtrain.codes"])
+    output = quantizer(latents, count)
+    (penalty_gradient,) = torch.autograd.grad(output.commitment_loss, latents, retain_graph=True)
+    (output_gradient,) = torch.autograd.grad((output.quantized * case.input("vqtrain.probe")).sum(), latents)
     # What the original reports beside them, in bit/s: codebooks x bits x the frame rate of the case's model.
     config = encodec.config_from_original(case.meta["config"])
-    bandwidth = options["n_q"] * math.log2(options["bins"]) * config.frame_rate
-    case.same("vqtrain.bandwidth", torch.tensor(bandwidth), **TRAINING)
-    (gradient,) = torch.autograd.grad(output.commitment_loss, latents, retain_graph=True)
-    case.same("vqtrain.grad_penalty", gradient, **DISCRIMINATOR_TOLERANCE)
-    (gradient,) = torch.autograd.grad((output.quantized * case.input("vqtrain.probe")).sum(), latents)
-    case.same("vqtrain.grad_output", gradient, **DISCRIMINATOR_TOLERANCE)
+    bandwidth = count * math.log2(options["bins"]) * config.frame_rate
+    case.same("vqtrain.codes", output.codes.transpose(0, 1))
+    case.same_where_recorded(
+        {
+            "vqtrain.quantized": output.quantized.detach(),
+            "vqtrain.penalty": output.commitment_loss.detach(),
+            "vqtrain.bandwidth": torch.tensor(bandwidth),
+        },
+        **TRAINING,
+    )
+    gradients = {"vqtrain.grad_penalty": penalty_gradient, "vqtrain.grad_output": output_gradient}
+    case.same_where_recorded(gradients, **DISCRIMINATOR_TOLERANCE)
     for name in case.names("vqtrain.after.vq.layers."):
         layer, buffer = name[len("vqtrain.after.vq.layers.") :].split("._codebook.")
         case.same(name, getattr(quantizer.layers[int(layer)].codebook, buffer), **TRAINING)
@@ -169,7 +181,18 @@ def check_balancer(case: Case) -> None:
         for call, factor in enumerate((1.0, 0.5, 2.0)):
             audio = (pred * factor).requires_grad_()
             error = audio - target
-            losses = {"l1": error.abs().mean(), "mse": error.square().mean(), "msq": 100 * audio.square().mean()}
+            known = {"l1": error.abs().mean(), "mse": error.square().mean(), "msq": 100 * audio.square().mean()}
+            losses = {loss: known[loss] for loss in meta["losses"]}
             case.same(f"balancer.{name}.grad{call}", balancer.gradient(losses, audio), atol=1e-7, rtol=1e-4)
-            ratios = torch.tensor([balancer.ratios[loss] for loss in meta["weights"]])
+            ratios = torch.tensor([balancer.ratios[loss] for loss in meta["weights"] if loss in losses])
             case.same(f"balancer.{name}.ratios{call}", ratios, atol=1e-7, rtol=1e-4)
+
+
+# What a case may hold beside its codec.
+PARTS = {
+    "lm.": check_language_model,
+    "disc.": check_discriminator,
+    "vqtrain.": check_training_step,
+    "kmeans.": check_kmeans,
+    "balancer.": check_balancer,
+}

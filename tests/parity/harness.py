@@ -86,6 +86,12 @@ class Case:
             different = int((value.long() != expected.long()).sum())
             assert not different, f"{name}: {different} of {expected.numel()} entries differ"
 
+    def same_where_recorded(self, values: dict[str, Tensor], atol: float = 0.0, rtol: float = 0.0) -> None:
+        """`same` for those of `values` that the case holds: a case need not record everything that can be computed."""
+        for name, value in values.items():
+            if name in self.tensors:
+                self.same(name, value, atol, rtol)
+
     def finish(self) -> None:
         """Every tensor of the case must have been compared."""
         left = sorted(set(self.tensors) - self._compared)
