@@ -18,7 +18,7 @@ def native(tmp_path):
     config = DacConfig(
         encoder_hidden_size=4,
         downsampling_ratios=[2, 3, 5],
-        decoder_hidden_size=32,
+        decoder_hidden_size=36,
         n_codebooks=4,
         codebook_size=32,
         codebook_dim=4,
@@ -104,7 +104,7 @@ def test_dropout_draws_for_a_fixed_share_of_the_rows():
     [
         ({"audio_channels": 2}, "DAC is mono, got audio_channels=2"),
         ({"upsampling_ratios": (8, 4, 2)}, "must multiply to what downsampling_ratios"),
-        ({"decoder_hidden_size": 100}, r"decoder_hidden_size \(100\) is halved"),
+        ({"decoder_hidden_size": 15}, r"decoder_hidden_size \(15\) is halved"),
         ({"codebook_dim": (8, 8)}, "one for each of 9 codebooks"),
     ],
 )

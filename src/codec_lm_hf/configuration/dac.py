@@ -25,7 +25,7 @@ class DacCodecConfig(CodecConfig):
         encoder_hidden_size: channels after the encoder's first convolution; doubled by every block.
         downsampling_ratios: stride of each encoder block.
         hidden_size: channels of the latents; what the encoder's last block has, if not given.
-        decoder_hidden_size: channels after the decoder's first convolution; halved by every block.
+        decoder_hidden_size: channels after the decoder's first convolution; halved by every block, rounded down.
         upsampling_ratios: stride of each decoder block; the encoder's backwards, if not given.
         n_codebooks: codes per frame.
         codebook_size: entries per codebook.
@@ -70,10 +70,10 @@ class DacCodecConfig(CodecConfig):
                 f"upsampling_ratios {self.upsampling_ratios} must multiply to what downsampling_ratios "
                 f"{self.downsampling_ratios} do, {self.hop_length}: the samples of a frame."
             )
-        if self.decoder_hidden_size % 2 ** len(self.upsampling_ratios):
+        if self.decoder_hidden_size < 2 ** len(self.upsampling_ratios):
             raise ValueError(
                 f"decoder_hidden_size ({self.decoder_hidden_size}) is halved by each of {len(self.upsampling_ratios)} "
-                "blocks; choose a multiple of that power of two."
+                "blocks until no channel is left; choose that power of two or more."
             )
         if not isinstance(self.codebook_dim, int) and len(self.codebook_dim) != self.n_codebooks:
             raise ValueError(
