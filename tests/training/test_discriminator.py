@@ -93,10 +93,23 @@ NARROW = {
         "strides": (1,),
         "groups": (1,),
     },
+    "resampled": {
+        "kind": "scale",
+        "decimation": (9, 2),
+        "channels": (4,),
+        "kernel_sizes": (15,),
+        "strides": (1,),
+        "groups": (1,),
+    },
     "stft": {**stft_parts((128,))[0], "filters": 4},
     "bands": {"kind": "bands", "n_fft": 128, "filters": 4},
     "magnitude": {"kind": "magnitude", "n_fft": 128, "hop_length": 32, "win_length": 100, "filters": 4},
 }
+
+
+def test_descripts_lower_rates_are_whole_numbers_of_hz():
+    config = CONVERTER.config_from_original({"sample_rate": 44_100, "rates": [4, 8], "periods": [2], "ffts": []})
+    assert [part["decimation"] for part in config.parts if part["kind"] == "scale"] == [4, [44_100, 5512]]
 
 
 def narrow(name: str) -> CodecDiscriminator:

@@ -126,6 +126,13 @@ def _from_hifigan_relative(original: dict) -> CodecDiscriminatorConfig:
     )
 
 
+def _decimation(original: dict, rate: int) -> int | list[int]:
+    """What Descript divides the rate by: the lower rate is a whole number of Hz."""
+    higher = original.get("sample_rate", 44_100)
+    lower = higher // rate
+    return rate if lower * rate == higher else [higher, lower]
+
+
 def _from_dac(original: dict) -> CodecDiscriminatorConfig:
     """Constructor arguments of Descript's `Discriminator`; its widths are fixed, `*_ch` and `msd_groups` vary them."""
     period = {"channels": original["mpd_ch"]} if "mpd_ch" in original else {}
@@ -141,7 +148,7 @@ def _from_dac(original: dict) -> CodecDiscriminatorConfig:
     sizes = original.get("fft_sizes", original.get("ffts"))
     return CodecDiscriminatorConfig(
         parts=period_parts(original["periods"], whole_extra_period=True, **period)
-        + [{"kind": "scale", "decimation": rate, **scale} for rate in original["rates"]]
+        + [{"kind": "scale", "decimation": _decimation(original, rate), **scale} for rate in original["rates"]]
         + band_parts(sizes, **bands),
         level_input=True,
     )

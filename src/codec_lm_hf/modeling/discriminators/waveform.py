@@ -72,7 +72,8 @@ class ScaleDiscriminator(nn.Module):
     Args:
         audio_channels: of the audio.
         num_poolings: halvings of the rate by averaging 4 samples.
-        decimation: division of the rate by proper resampling (Descript's option; needs the `dac` extra).
+        decimation: division of the rate by proper resampling, by a number or from one rate to another, `(old, new)`
+            (Descript's option; needs the `dac` extra).
         channels, kernel_sizes, strides, groups: of the convolutions.
         last_kernel_size: of the one that gives the logits.
         norm_type, negative_slope: of the convolutions, and of the leaky ReLU after each.
@@ -84,7 +85,7 @@ class ScaleDiscriminator(nn.Module):
         self,
         audio_channels: int,
         num_poolings: int,
-        decimation: int,
+        decimation: int | Sequence[int],
         channels: Sequence[int],
         kernel_sizes: Sequence[int],
         strides: Sequence[int],
@@ -95,7 +96,7 @@ class ScaleDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.num_poolings = num_poolings
-        self.decimation = decimation
+        self.rates = (decimation, 1) if isinstance(decimation, int) else tuple(decimation)
         self.negative_slope = negative_slope
         widths = [audio_channels, *channels]
         self.convs = nn.ModuleList(
@@ -112,7 +113,7 @@ class ScaleDiscriminator(nn.Module):
     def forward(self, audio: Tensor) -> Judgement:
         for _ in range(self.num_poolings):
             audio = F.avg_pool1d(audio, 4, stride=2, padding=2)
-        if self.decimation > 1:
+        if self.rates[0] != self.rates[1]:
             audio = self._decimated(audio)
         x, maps = run_stack(self.convs, audio, self.negative_slope)
         return self.conv_post(x), maps
@@ -125,4 +126,4 @@ class ScaleDiscriminator(nn.Module):
                 "a scale discriminator with decimation resamples with julius, as the original does: "
                 "pip install 'codec-lm-hf[dac]'."
             ) from error
-        return resample_frac(audio, self.decimation, 1)
+        return resample_frac(audio, *self.rates)
