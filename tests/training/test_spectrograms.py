@@ -112,6 +112,13 @@ def test_mel_filters_are_evenly_spaced_on_their_scale(scale):
     assert (filters[:, outside] == 0).all()
 
 
+def test_mel_filters_at_odd_rates_have_the_bins_of_their_library():
+    """librosa's are where the FFT has them; torchaudio's as if the rate were even."""
+    twice = mel_filters(22_050, 1024, 40, max_frequency=5512.5, mel_scale="slaney")
+    torch.testing.assert_close(mel_filters(11_025, 512, 40, mel_scale="slaney"), twice[:, :257])
+    torch.testing.assert_close(mel_filters(11_025, 512, 40), mel_filters(11_024, 512, 40))
+
+
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_audio_too_short_for_its_padding_is_refused(padding):
     spectrogram = Spectrogram(256, padding=padding)

@@ -110,16 +110,22 @@ def mel_filters(
         window_size: samples of the FFT.
         num_mels: filters.
         min_frequency, max_frequency: Hz, the outer feet of the first and the last filter; 0 and Nyquist by default.
-        mel_scale: `"htk"` (torchaudio's default) or `"slaney"` (librosa's).
+        mel_scale: `"htk"` (torchaudio's default) or `"slaney"` (librosa's). Bins are where that library has them:
+            torchaudio's last is at Nyquist, which it rounds down to whole Hz.
         mel_norm: None for unit peaks (torchaudio's default), `"slaney"` for unit areas in Hz (librosa's).
     """
+    bins = window_size // 2 + 1
+    wanted, rate, nyquist = bins, sampling_rate, float(sampling_rate // 2)
+    if mel_scale == "slaney":
+        # The bins up to the rate itself: nothing is rounded.
+        wanted, rate, nyquist = window_size + 1, 2 * sampling_rate, sampling_rate / 2
     bank = mel_filter_bank(
-        num_frequency_bins=window_size // 2 + 1,
+        num_frequency_bins=wanted,
         num_mel_filters=num_mels,
         min_frequency=min_frequency,
-        max_frequency=sampling_rate / 2 if max_frequency is None else max_frequency,
-        sampling_rate=sampling_rate,
+        max_frequency=nyquist if max_frequency is None else max_frequency,
+        sampling_rate=rate,
         norm=mel_norm,
         mel_scale=mel_scale,
-    )
+    )[:bins]
     return torch.from_numpy(bank.T.copy()).float()
