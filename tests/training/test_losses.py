@@ -189,6 +189,12 @@ def test_si_sdr_loss_has_finite_gradients_for_silence_and_copies():
         assert torch.isfinite(loss) and torch.isfinite(gradient).all()
 
 
+def test_si_sdr_loss_of_audio_that_has_nothing_of_the_target_is_80_db():
+    time = torch.arange(400) * 2 * torch.pi / 400
+    loss = si_sdr_loss(time.sin().expand(1, 1, -1), time.cos().expand(1, 1, -1))
+    assert float(loss) == pytest.approx(80, abs=0.1)
+
+
 def test_shape_loss_compares_envelopes():
     """Neither the sign nor the place within a window matters; the peak of each window does."""
     target = torch.zeros(1, 1, 8)

@@ -26,7 +26,8 @@ def si_sdr_loss(audio: Tensor, target: Tensor, epsilon: float = 1e-8) -> Tensor:
 
     Args:
         audio, target: waveforms.
-        epsilon: added to energies, so that silence and a perfect copy have a finite loss.
+        epsilon: added to energies and to the ratio, so that silence, a perfect copy, and audio that has nothing of
+            the target have a finite loss.
 
     Source: Le Roux et al., 2019; as in DAC's toolbox (`SISDRLoss`), whose first argument is the target.
     """
@@ -35,7 +36,7 @@ def si_sdr_loss(audio: Tensor, target: Tensor, epsilon: float = 1e-8) -> Tensor:
     scale = ((audio * target).sum(1, keepdim=True) + epsilon) / (target.square().sum(1, keepdim=True) + epsilon)
     projection = scale * target
     signal, noise = projection.square().sum(1), (audio - projection).square().sum(1)
-    return -10 * ((signal + epsilon) / (noise + epsilon)).log10().mean()
+    return -10 * (signal / (noise + epsilon) + epsilon).log10().mean()
 
 
 def shape_loss(audio: Tensor, target: Tensor, window_sizes: Sequence[int]) -> Tensor:
