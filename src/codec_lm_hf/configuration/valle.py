@@ -45,6 +45,8 @@ class ValleConfig(CodecLMConfig):
         original_loss: sums that count padding as ends of speech, as the original's, instead of means over frames.
         prenet_sees_padding: in training and evaluation the prenet's convolutions run on into the padding of a shorter
             text, as the original's do; generation never does.
+        continual_swaps_prenet: in prefix mode 0, `continual` adds the positions before the prenet, as the original's
+            does, and not after it, as in training.
         max_frames_per_symbol: speech longer than this, in frames per text symbol, is broken off.
         stop_on_argmax: end also where the most likely code is the end, whatever was drawn.
         monotonic_alignment: tell both transformers which symbol each frame says, and let the first one say when the
@@ -93,6 +95,7 @@ class ValleConfig(CodecLMConfig):
     train_stage: str = "both"
     original_loss: bool = False
     prenet_sees_padding: bool = False
+    continual_swaps_prenet: bool = False
     max_frames_per_symbol: int = 16
     stop_on_argmax: bool = True
     monotonic_alignment: bool = False

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pathlib
 from pathlib import Path
 
+from torch import Tensor
+from torch.torch_version import TorchVersion
+
 from ..configuration.valle import ValleConfig
 from ..modeling.valle import ValleForConditionalGeneration
 from .engine import ConversionError, Converter, State, read_checkpoint
 
-# Saved by DistributedDataParallel, all keys begin with `module.`.
-_STAGE = r"(?:module\.)?(ar|nar)"
+_STAGE = "(ar|nar)"
 _LAYER = _STAGE + r"_decoder\.layers\.(\d+)"
 
 
@@ -23,7 +25,10 @@ def rules(config: ValleConfig) -> list[tuple[str, str | None]]:
     for name, number in norms.items():
         layer, ours = _LAYER + rf"\.norm{number}\.", rf"\1.transformer.layers.\2.{name}"
         norm_rules += _norm_rules(layer, ours, r"\3")
+    # The original makes this table of the second transformer even where there is no such one.
+    unused = [(r"nar_text_embedding\..+", None)] if config.num_codebooks == 1 else []
     return [
+        *unused,
         (_STAGE + r"_text_embedding\.word_embeddings\.weight", r"\1.text_embedding.weight"),
         (_STAGE + r"_audio_embedding\.word_embeddings\.weight", r"\1.audio_embeddings.0.weight"),
         (_STAGE + r"_audio_embeddings\.(\d+)\.word_embeddings\.weight", r"\1.audio_embeddings.\2.weight"),
@@ -97,30 +102,49 @@ def config_from_original(original: dict) -> ValleConfig:
     if variant not in _VARIANTS:
         raise ConversionError(f"the model is a {name!r}; this family reads VALL-E and VALL-F.")
     fields = {ours: original[theirs] for theirs, ours in _FIELDS.items() if theirs in original}
-    # What the original's training did stays what the converted model does.
-    return ValleConfig(**fields, text_condition=_VARIANTS[variant], original_loss=True, prenet_sees_padding=True)
+    # Where it says nothing, the original's prefix mode is 0. What it did stays what the converted model does.
+    return ValleConfig(
+        **{"prefix_mode": 0, **fields},
+        text_condition=_VARIANTS[variant],
+        original_loss=True,
+        prenet_sees_padding=True,
+        continual_swaps_prenet=True,
+    )
 
 
 def _read(path: Path) -> dict:
-    # The trainer saves its output directory among its arguments. Python 3.13 writes it under another name.
+    # The trainer saves its output directory among its arguments, and torch's version, which is a kind of text.
+    # Python 3.13 writes directories under another name.
     names = ("pathlib.PosixPath", "pathlib._local.PosixPath")
-    return read_checkpoint(path, allowed=[(pathlib.PosixPath, name) for name in names])
+    paths = [(pathlib.PosixPath, name) for name in names]
+    return read_checkpoint(path, allowed=[*paths, (TorchVersion, "torch.torch_version.TorchVersion")])
+
+
+def _state(path: Path, content: dict) -> State:
+    state = content.get("model", content)
+    if not isinstance(state, dict):
+        raise ConversionError(f"{path} has no state dict under 'model'; is it a checkpoint of lifeiteng/vall-e?")
+    # Saved by DistributedDataParallel, all keys begin with `module.`.
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def read(path: Path) -> State:
-    """The state dict of a checkpoint."""
-    state = _read(path).get("model")
-    if not isinstance(state, dict):
-        raise ConversionError(f"{path} has no state dict under 'model'; is it a checkpoint of lifeiteng/vall-e?")
-    return state
+    """The state dict of a checkpoint, or of a file that holds nothing else."""
+    return _state(path, _read(path))
 
 
-def read_config(path: Path) -> dict:
-    """The arguments beside it, those that make the model."""
-    found = {name: value for name, value in _read(path).items() if name in {*_FIELDS, "model_name"}}
+def read_config(path: Path) -> dict | None:
+    """The arguments beside it that make the model, and what are constants of the original's code."""
+    content = _read(path)
+    found = {name: value for name, value in content.items() if name in {*_FIELDS, "model_name"}}
     if "decoder_dim" not in found:
-        raise ConversionError(f"{path} holds no training arguments; give --config or --preset.")
-    return found
+        return None
+    state = _state(path, content)
+    tables = [state.get(key) for key in ("ar_text_embedding.word_embeddings.weight", "ar_predict_layer.weight")]
+    if not all(isinstance(table, Tensor) for table in tables):
+        raise ConversionError(f"{path}: 'ar_text_embedding' or 'ar_predict_layer' is missing among its weights.")
+    # The first codebook's head has one row more, which ends speech.
+    return {**found, "NUM_TEXT_TOKENS": len(tables[0]), "NUM_AUDIO_TOKENS": len(tables[1]) - 1}
 
 
 CONVERTER = Converter(

@@ -174,6 +174,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         prompt_codes: Tensor | None = None,
         level: int | None = None,
         prefix_length: int | None = None,
+        prefix_starts: Tensor | None = None,
         durations: Tensor | None = None,
         prompt_durations: Tensor | None = None,
         return_dict: bool | None = None,
@@ -191,6 +192,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 -100 after a row's end. With `monotonic_alignment` both transformers see it, and it may be left out.
             level: of the second transformer, from 1.
             prefix_length: frames of the prefix in prefix modes 1 and 2; drawn by default.
+            prefix_starts: `(batch,)` frames at which the pieces of prefix mode 2 begin; drawn by default.
             durations: with `monotonic_alignment`, `(batch, symbols)` frames of `labels` that each symbol of the text
                 lasts, 0 where it has no sound. Without a prompt whose text is known, the first symbol needs a frame.
             prompt_durations: likewise of `prompt_codes`, where `input_ids` hold their text; a row of zeros, or `None`:
@@ -223,7 +225,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             predicted[0] = logits, targets
         if stage in ("both", "nar") and self.nar is not None:
             levels = self._levels(level)
-            prefix = [self._split(labels, lengths, prompt, at, prefix_length) for at in levels]
+            prefix = [self._split(labels, lengths, prompt, at, prefix_length, prefix_starts) for at in levels]
             passes = [
                 self._nar_loss(text, *parts, at, lengths, symbols) for at, parts in zip(levels, prefix, strict=True)
             ]
@@ -315,13 +317,21 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         return logits, cross_entropy_sum(logits, targets) * (total / left)
 
     def _split(
-        self, labels: Tensor, lengths: Tensor, prompt: Tensor, level: int, length: int | None
+        self,
+        labels: Tensor,
+        lengths: Tensor,
+        prompt: Tensor,
+        level: int,
+        length: int | None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Prompt, codes and targets of a level, as the prefix mode makes them."""
         mode, targets = self.config.prefix_mode, labels[:, level]
         given = prompt.shape[-1] > 0
         if given != (mode == 4) and not self.config.monotonic_alignment:
             raise ValueError(f"prompt_codes belong to prefix mode 4, in training; this model's is {mode}.")
+        if starts is not None and mode != 2:
+            raise ValueError(f"prefix_starts belong to prefix mode 2; this model's is {mode}.")
         if mode == 4:
             return prompt, labels, targets
         if mode == 0:
@@ -335,9 +345,15 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             raise ValueError(f"prefix_length must be in 0..{shortest - 1}, below the shortest row; got {length}.")
         if mode == 1:
             return labels[..., :length], labels[..., length:], targets[:, length:]
-        drawn = torch.rand(len(labels)) if self.training else torch.zeros(len(labels))
-        start = (drawn.to(lengths.device) * (lengths - length + 1)).long()
-        places = start[:, None] + torch.arange(length, device=labels.device)
+        if starts is None:
+            drawn = torch.rand(len(labels)) if self.training else torch.zeros(len(labels))
+            starts = (drawn.to(lengths.device) * (lengths - length + 1)).long()
+        elif starts.shape != lengths.shape or (starts < 0).any() or (starts > lengths - length).any():
+            raise ValueError(
+                f"prefix_starts must lie in 0..{(lengths - length).tolist()}, so that {length} frames follow in each "
+                f"row; got {starts.tolist()}."
+            )
+        places = starts[:, None] + torch.arange(length, device=labels.device)
         prompt = labels.gather(2, places[:, None].expand(-1, labels.shape[1], -1))
         return prompt, labels, targets.scatter(1, places, NO_CODE)
 
@@ -465,7 +481,9 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             raise ValueError("codes must be of one length; call continual row by row for others.")
         prefix = min(codes.shape[-1] // 2, LONGEST_PREFIX)
         symbols = self._frame_symbols(text, codes[..., :0], codes, None, durations)
-        return self._fill_levels(text, codes[..., :prefix], codes[:, :1, prefix:], symbols)[0]
+        swapped = self.config.continual_swaps_prenet and self.config.prefix_mode == 0
+        first = codes[:, :1, prefix:]
+        return self._fill_levels(text, codes[..., :prefix], first, symbols, positions_first=swapped)[0]
 
     def _begin(
         self,
@@ -553,21 +571,20 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         codes: Tensor,
         symbols: Tensor | None = None,
         guidance: float | None = None,
+        positions_first: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The other codebooks of the first one's `codes` `(batch, 1, frames)`, one after the other."""
         found, ended = [], codes[:, 0] == NO_CODE
         twice = None if guidance in (None, 1) else text.twice(self.config.pad_token_id)
-        for level in range(1, self.config.num_codebooks if codes.shape[-1] else 1):
+        for level in range(1, self.config.num_codebooks):
             if twice is None:
-                logits = self.nar.level_logits(text, prompt, codes, level, symbols)
+                logits = self.nar.level_logits(text, prompt, codes, level, symbols, positions_first)
             else:
                 rows = [None if part is None else torch.cat([part, part]) for part in (prompt, codes, symbols)]
                 logits = guided(self.nar.level_logits(twice, *rows[:2], level, rows[2]), guidance)
             best = logits.argmax(-1).masked_fill(ended, NO_CODE)
             codes = torch.cat([codes, best[:, None]], dim=1)
             found.append(logits)
-        if not codes.shape[-1]:
-            codes = codes.expand(-1, self.config.num_codebooks, -1)
         return codes, tuple(found)
 
     def _said(self, text: Text, prompt_lengths: Tensor | None) -> Text:
@@ -579,13 +596,19 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
             return text
         if prompt_lengths is None:
             raise ValueError("prompt_text_lengths are needed in prefix modes 2 and 4; 2 where the prompt has no text.")
+        symbols = text.valid.sum(1)
+        if (prompt_lengths < 1).any() or (prompt_lengths > symbols).any():
+            raise ValueError(
+                f"prompt_text_lengths must lie in 1..{symbols.tolist()}, within each text; got "
+                f"{prompt_lengths.tolist()}."
+            )
         # The first symbol (begin) and everything from the place of the prompt's own end.
-        places = torch.arange(text.ids.shape[1], device=text.ids.device)
-        kept = text.valid & ((places == 0) | (places >= prompt_lengths[:, None] - 1))
-        lengths = kept.sum(1)
-        order = torch.argsort(~kept, dim=1, stable=True)[:, : int(lengths.max())]
-        valid = places[: order.shape[1]] < lengths[:, None]
-        return Text(text.ids.gather(1, order), valid, valid)
+        skipped = prompt_lengths[:, None] - 2
+        lengths = symbols - skipped[:, 0]
+        places = torch.arange(int(lengths.max()), device=text.ids.device)
+        source = (places + skipped).masked_fill(places == 0, 0).clamp(max=text.ids.shape[1] - 1)
+        valid = places < lengths[:, None]
+        return Text(text.ids.gather(1, source), valid, valid)
 
     def _limits(self, text: Text, max_frames: int | None, pointer: TextPointer | None) -> Tensor:
         """Frames that each row has at most."""

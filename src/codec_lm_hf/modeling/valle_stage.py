@@ -116,11 +116,16 @@ class ValleStage(nn.Module):
             embedded = self.text_prenet(embedded, text.prenet_valid)
         return self.text_positions(embedded, torch.arange(text.ids.shape[1], device=text.ids.device)[None])
 
-    def embed_audio(self, embedded: Tensor, positions: Tensor, symbols: Tensor | None = None) -> Tensor:
+    def embed_audio(
+        self, embedded: Tensor, positions: Tensor, symbols: Tensor | None = None, positions_first: bool = False
+    ) -> Tensor:
         """Embeddings of codes `(batch, frames, dim)` at `positions` `(batch or 1, frames)`, made ready.
 
-        `symbols` of the same shape are those that the frames say, where the model is told.
+        `symbols` of the same shape are those that the frames say, where the model is told. `positions_first`: they go
+        through the prenet, too.
         """
+        if positions_first:
+            return self.audio_prenet(self.audio_positions(embedded, positions))
         embedded = self.audio_prenet(embedded)
         return self.audio_positions(embedded if symbols is None else embedded + symbols, positions)
 
@@ -190,7 +195,13 @@ class NarStage(ValleStage):
         self.prompt_levels = None if config.prefix_mode == 0 else config.num_codebooks
 
     def level_logits(
-        self, text: Text, prompt: Tensor, codes: Tensor, level: int, symbols: Tensor | None = None
+        self,
+        text: Text,
+        prompt: Tensor,
+        codes: Tensor,
+        level: int,
+        symbols: Tensor | None = None,
+        positions_first: bool = False,
     ) -> Tensor:
         """What it says of a level.
 
@@ -200,6 +211,7 @@ class NarStage(ValleStage):
             codes: `(batch, at least level, frames)`, of the levels before.
             level: from 1.
             symbols: with `monotonic_alignment`, `(batch, prompt frames + frames)`, the places of what they say.
+            positions_first: see `embed_audio`.
 
         Returns:
             `(batch, frames, codebook_size)`.
@@ -214,7 +226,7 @@ class NarStage(ValleStage):
         # Frames follow their row's prompt, whatever padding stands between them.
         before = torch.arange(prompt.shape[-1], device=codes.device).expand(len(codes), -1)
         after = prompt_valid.sum(1, keepdim=True) + torch.arange(codes.shape[-1], device=codes.device)
-        audio = self.embed_audio(embedded, torch.cat([before, after], dim=1), told)
+        audio = self.embed_audio(embedded, torch.cat([before, after], dim=1), told, positions_first)
         condition = self.stage_embeddings[level - 1].weight[None]
         hidden = self(text, audio, torch.cat([prompt_valid, valid], dim=1), condition)
         return self.heads[level - 1](hidden[:, prompt.shape[-1] :])
