@@ -13,7 +13,7 @@ from safetensors import safe_open
 import codec_lm_hf
 from codec_lm_hf import ValleConfig
 from codec_lm_hf.conversion_scripts.engine import ConversionError
-from codec_lm_hf.conversion_scripts.valle import config_from_original
+from codec_lm_hf.conversion_scripts.valle import _FIELDS, config_from_original
 from codec_lm_hf.modeling.layers.alignment import NO_SYMBOL, frame_symbols
 from codec_lm_hf.modeling.lm_base import NO_CODE
 from tests.common.tiny_lm import TINY_LM
@@ -54,6 +54,8 @@ def test_speech_that_ends_at_once_is_empty():
     model.ar.heads[0].weight.data[model.config.end_id] = 1
     found = model.generate(TEXT, prompt_codes=codes(1, 3, 2), **OPTIONS)
     assert found.sequences.shape == (1, 3, 0) and found.stopped.all()
+    logits = model.generate(TEXT, prompt_codes=codes(1, 3, 2), output_logits=True, **OPTIONS).level_logits
+    assert [tuple(level.shape) for level in logits] == [(1, 0, 20)] * 2
     assert model.generate(TEXT, prompt_codes=codes(1, 3, 2), min_new_tokens=2, do_sample=False).shape[-1] >= 2
 
 
@@ -93,6 +95,9 @@ def test_modes_2_and_4_read_what_is_to_be_said_without_the_prompts_text():
     said = model._said(model._text(text, (text > 0).long()), torch.tensor([4, 3]))
     assert said.ids[said.valid].tolist() == [*[1, 7, 8, 2], *[1, 5, 6, 7, 8, 2]]
     assert said.valid.sum(1).tolist() == [4, 6]
+    for lengths in ([7, 3], [4, 0]):
+        with pytest.raises(ValueError, match=r"prompt_text_lengths must lie in 1..\[6, 7\]"):
+            model._said(model._text(text, (text > 0).long()), torch.tensor(lengths))
     with pytest.raises(ValueError, match="prompt_text_lengths are needed in prefix modes 2 and 4"):
         model.generate(TEXT, prompt_codes=codes(1, 3, 2), do_sample=False, max_new_tokens=2)
     with pytest.raises(ValueError, match="prompt_codes belong to prefix mode 4"):
@@ -106,6 +111,26 @@ def test_mode_2_copies_a_piece_and_does_not_ask_for_it():
     for row in range(2):
         places = (targets[row] == NO_CODE).nonzero()[:, 0]
         assert torch.equal(labels[row][:, places], prompt[row]) and len(places) == 3
+    prompt, _, targets = model._split(labels, torch.tensor([12, 12]), labels[..., :0], 1, None, torch.tensor([9, 2]))
+    assert torch.equal(prompt, torch.stack([labels[0, :, 9:], labels[1, :, 2:5]]))
+    assert (targets == NO_CODE).nonzero()[:, 1].tolist() == [9, 10, 11, 2, 3, 4]
+    for starts in (torch.tensor([10, 0]), torch.tensor([-1, 0]), torch.tensor([0])):
+        with pytest.raises(ValueError, match=r"prefix_starts must lie in 0..\[9, 9\], so that 3 frames follow"):
+            model(TEXT.expand(2, -1), labels=labels, prefix_starts=starts)
+    with pytest.raises(ValueError, match="prefix_starts belong to prefix mode 2; this model's is 1"):
+        tiny()(TEXT.expand(2, -1), labels=labels, prefix_starts=torch.tensor([0, 0]))
+
+
+def test_continual_can_swap_prenet_and_positions():
+    """As the original does in prefix mode 0, and only there."""
+    model = tiny("valle-prenet")
+    said = []
+    for swapped in (False, True):
+        model.config.continual_swaps_prenet = swapped
+        said.append(model.continual(TEXT, codes(1, 3, 8)))
+    assert not torch.equal(*said)
+    model.config.prefix_mode = 1
+    assert torch.equal(model.continual(TEXT, codes(1, 3, 8)), said[0])
 
 
 def test_the_originals_loss_counts_padding():
@@ -178,18 +203,48 @@ def test_configuration_from_the_trainers_arguments():
     config = config_from_original({**arguments, "prefix_mode": 4, "lr": 0.05})
     assert (config.hidden_size, config.num_hidden_layers, config.nar_sizes["dim"]) == (512, 6, 256)
     assert config.text_condition == "cross_attention" and config.original_loss and config.prefix_mode == 4
+    # The original's own default.
+    assert config_from_original(arguments).prefix_mode == 0
     with pytest.raises(ConversionError, match="'Transformer'"):
         config_from_original({"model_name": "Transformer"})
 
 
-def test_the_converter_allows_paths_and_nothing_else(tmp_path):
-    folder = next(path for path in find_cases() if path.parts[-2:] == ("valle", "vallf_prefix1"))
+def original_file(case):
+    folder = next(path for path in find_cases() if path.parts[-2:] == ("valle", case))
     with torch.serialization.safe_globals([(pathlib.PosixPath, "pathlib.PosixPath")]):
-        file = torch.load(folder / "epoch-2.pt", weights_only=True)
+        return torch.load(folder / "epoch-2.pt", weights_only=True)
+
+
+def test_checkpoints_of_other_sizes_and_other_ways_to_save(tmp_path):
+    """Tables of other sizes than the original's constants, weights alone, of several processes, of one stage."""
+    file = original_file("prefix2_bos")
+    arguments = {name: value for name, value in file.items() if name in {*_FIELDS, "model_name"}}
+    sizes = {"NUM_TEXT_TOKENS": 32, "NUM_AUDIO_TOKENS": 32}
+    spread = {f"module.{key}": value for key, value in file["model"].items()}
+    first = {key: value for key, value in spread.items() if ".ar_" in key or "nar_text_embedding" in key}
+    version = torch.torch_version.TorchVersion("1.13.1")
+    found = {}
+    for name, content, config in [
+        ("whole", file, None),
+        ("bare", file["model"], {**arguments, **sizes}),
+        ("spread", {**file, "model": spread, "env_info": {"torch-version": version}}, None),
+        ("first", {**file, "model": first, "num_quantizers": 1}, None),
+    ]:
+        torch.save(content, tmp_path / f"{name}.pt")
+        output = codec_lm_hf.convert("valle", tmp_path / f"{name}.pt", tmp_path / name, config=config)
+        found[name] = codec_lm_hf.ValleForConditionalGeneration.from_pretrained(output).state_dict()
+    assert found["whole"]["ar.text_embedding.weight"].shape == (32, 8)
+    for name in ("bare", "spread"):
+        assert all(torch.equal(value, found["whole"][key]) for key, value in found[name].items())
+    assert set(found["first"]) == {key for key in found["whole"] if key.startswith("ar.")}
+
+
+def test_the_converter_allows_paths_and_nothing_else(tmp_path):
+    file = original_file("vallf_prefix1")
     assert isinstance(file["exp_dir"], pathlib.PosixPath)
     for name, content, message in [
         ("code", {**file, "sampler": print}, "holds more than tensors"),
-        ("bare", file["model"], "no training arguments"),
+        ("bare", file["model"], "holds weights only"),
         ("short", {**file, "model": dict(list(file["model"].items())[:5])}, "missing"),
     ]:
         torch.save(content, tmp_path / f"{name}.pt")
