@@ -133,6 +133,16 @@ def test_every_kind_survives_saving_and_gives_gradient(name, tmp_path):
     torch.testing.assert_close(again(audio).logits[0], output.logits[0], **close)
 
 
+def test_magnitudes_of_silence_are_zero():
+    """No floor below them, as AudioDec's has none: its padding alone is silence, and a bias makes scores of it."""
+    (part,) = narrow("magnitude").discriminators
+    silence = torch.zeros(1, 1, 1000, requires_grad=True)
+    spectrum = part._spectrum(silence)
+    assert not spectrum.any()
+    spectrum.sum().backward()
+    assert silence.grad.isfinite().all()
+
+
 def test_spectral_norm_brings_the_largest_singular_value_to_one():
     model = narrow("scale").train()
     for _ in range(50):

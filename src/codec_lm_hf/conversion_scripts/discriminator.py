@@ -26,6 +26,11 @@ _NORMED = [
     (r"weight_v", "parametrizations.weight.original1"),
     (r"(weight|bias)", r"{group}"),
 ]
+# Of AudioDec's scales: each at half the rate of the one before it.
+_POOLING = {
+    "scale_downsample_pooling": "AvgPool1d",
+    "scale_downsample_pooling_params": {"kernel_size": 4, "stride": 2, "padding": 2},
+}
 _SPECTRAL = [
     (r"weight_orig", "parametrizations.weight.original"),
     (r"weight_u", "parametrizations.weight.0.u"),
@@ -49,8 +54,9 @@ def rules(config: CodecDiscriminatorConfig) -> Rules:
             rf"|(?:discriminators/)?(?:model/discriminator/)?(?:{_GROUP[kind]})[/.]discriminators\.{place}"
             rf"|discriminator\.discriminators\.{kinds.index(kind)}\.discriminators\.{place})\."
         )
-        table.append((origin + r"spec_transform\.window", None))
-        last = len(config.options(index).get("channels", ()))
+        table.append((origin + r"(?:spec_transform\.)?window", None))
+        options = config.options(index)
+        last = len(options["kernel_sizes"]) - 1 if kind == "magnitude" else len(options.get("channels", ()))
         for pattern, target in _SPECTRAL if part.get("norm_type") == "spectral_norm" else _NORMED:
             ours = rf"discriminators.{index}."
             table += [
@@ -158,7 +164,6 @@ def _parallel_wavegan_scales(count: int, options: dict) -> list[dict]:
     """Widths and groups grow from layer to layer up to a limit; no norm arrives there."""
     first, *rest = options["kernel_sizes"]
     strides, widths, groups = options["downsample_scales"], [options["channels"]] * 2, [1, 4]
-    groups[1] = min(4, options["max_groups"])
     for _ in strides[1:]:
         widths.append(min(widths[-1] * 2, options["max_downsample_channels"]))
         groups.append(min(groups[-1] * 4, options["max_groups"]))
@@ -172,7 +177,23 @@ def _parallel_wavegan_scales(count: int, options: dict) -> list[dict]:
         strides=(1, *strides, 1),
         groups=(*groups, 1),
         last_kernel_size=rest[2],
+        **_slope(options),
     )
+
+
+def _slope(options: dict) -> dict:
+    """Of the leaky ReLUs, where the options of such a group say anything.
+
+    Raises:
+        ConversionError: another activation, or convolutions without a bias.
+    """
+    activation, bias = options.get("nonlinear_activation", "LeakyReLU"), options.get("bias", True)
+    if activation != "LeakyReLU" or not bias:
+        raise ConversionError(
+            f"nonlinear_activation={activation!r} with bias={bias!r} is not supported; expected 'LeakyReLU' and True."
+        )
+    params = options.get("nonlinear_activation_params")
+    return {} if params is None else {"negative_slope": float(params.get("negative_slope", 0.01))}
 
 
 def _parallel_wavegan_periods(periods: list[int], options: dict) -> list[dict]:
@@ -180,12 +201,16 @@ def _parallel_wavegan_periods(periods: list[int], options: dict) -> list[dict]:
     for _ in options["downsample_scales"][1:]:
         widths.append(min(widths[-1] * 4, options["max_downsample_channels"]))
     kernel_size, last_kernel_size = options["kernel_sizes"]
+    norms = {"weight_norm": options.get("use_weight_norm", True), "spectral_norm": options.get("use_spectral_norm")}
     return period_parts(
         periods,
         channels=widths,
         strides=options["downsample_scales"],
         kernel_size=kernel_size,
         last_kernel_size=last_kernel_size - 1,
+        norm_type=next((name for name, used in norms.items() if used), "none"),
+        # These have a bias whatever the options say.
+        **_slope({**options, "bias": True}),
     )
 
 
@@ -193,9 +218,14 @@ def _from_audiodec(params: dict) -> CodecDiscriminatorConfig:
     """`discriminator_params` of a training configuration, HiFi-GAN's or UnivNet's."""
     periods = _parallel_wavegan_periods(params["periods"], params["period_discriminator_params"])
     if "scales" in params:
+        pooling = {**_POOLING, **{name: params[name] for name in _POOLING if name in params}}
+        if pooling != _POOLING:
+            raise ConversionError(f"{pooling} is not supported; expected {_POOLING}.")
         scales = _parallel_wavegan_scales(params["scales"], params["scale_discriminator_params"])
         return CodecDiscriminatorConfig(parts=scales + periods)
     options = params["spectral_discriminator_params"]
+    if params.get("window", "hann_window") != "hann_window":
+        raise ConversionError(f"window={params['window']!r} is not supported; expected 'hann_window'.")
     spectra = magnitude_parts(
         params["fft_sizes"],
         params["hop_sizes"],
@@ -203,6 +233,8 @@ def _from_audiodec(params: dict) -> CodecDiscriminatorConfig:
         filters=options["channels"],
         kernel_sizes=options["kernel_sizes"],
         strides=options["strides"],
+        norm_type="weight_norm" if options.get("use_weight_norm", True) else "none",
+        **_slope(options),
     )
     return CodecDiscriminatorConfig(parts=spectra + periods)
 

@@ -211,5 +211,4 @@ class MagnitudeDiscriminator(nn.Module):
         spectrum = torch.stft(
             padded, self.n_fft, self.hop_length, self.win_length, window, center=True, return_complex=True
         )
-        power = torch.view_as_real(spectrum).square().sum(-1)
-        return power.clamp(min=1e-7).sqrt().unflatten(0, audio.shape[:2]).transpose(2, 3)
+        return spectrum.abs().unflatten(0, audio.shape[:2]).transpose(2, 3)
