@@ -18,7 +18,8 @@ class HifiCodecConfig(CodecConfig):
         sampling_rate: Hz.
         hidden_size: channels of the latents; 512 in the original's code.
         encoder_channels: after the encoder's first convolution, doubled at every stage; 32 in the original's code.
-        encoder_norm_channels: channels of a group of the encoder's norms over time; 16 in the original's code.
+        encoder_norm_channels: channels of a group of the encoder's norms over time, or a few more where these do not
+            divide a stage's channels; 16 in the original's code.
         decoder_channels: after the decoder's first convolution, halved at every stage.
         upsampling_ratios, upsampling_kernel_sizes: of the decoder's stages; the encoder has them in reverse.
         residual_kernel_sizes, residual_dilations: of the residual blocks of each stage.
@@ -71,11 +72,14 @@ class HifiCodecConfig(CodecConfig):
             )
         if self.hidden_size % self.num_code_groups:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_code_groups.")
-        if 2 * self.encoder_channels % self.encoder_norm_channels:
-            raise ValueError(
-                f"twice encoder_channels ({self.encoder_channels}) must be a multiple of encoder_norm_channels "
-                f"({self.encoder_norm_channels})."
-            )
+        for stage in range(1, len(self.upsampling_ratios) + 1):
+            channels = self.encoder_channels * 2**stage
+            groups = channels // self.encoder_norm_channels
+            if groups == 0 or channels % groups:
+                raise ValueError(
+                    f"encoder_channels {self.encoder_channels} make {channels} channels at a stage, which cannot be "
+                    f"divided into groups of about encoder_norm_channels ({self.encoder_norm_channels})."
+                )
 
     @property
     def hop_length(self) -> int:

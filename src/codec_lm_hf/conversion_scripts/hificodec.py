@@ -62,7 +62,11 @@ def config_from_original(original: dict) -> HifiCodecConfig:
     if missing:
         raise ConversionError(f"HiFi-Codec's configuration has a field {missing[0]!r}; give the original's JSON.")
     fields = {ours: original[name] for name, ours in _FIELDS.items() if name in original}
-    return HifiCodecConfig(**fields, paired_convolutions=str(original["resblock"]) == "1")
+    # The original compares with the text "1", and takes as many dilations as its block has, however many there are.
+    paired = original["resblock"] == "1"
+    if "residual_dilations" in fields:
+        fields["residual_dilations"] = [steps[: 3 if paired else 2] for steps in fields["residual_dilations"]]
+    return HifiCodecConfig(**fields, paired_convolutions=paired)
 
 
 CONVERTER = Converter(HifiCodecConfig, HifiCodecModel, rules, config_from_original, read=read_nested)
