@@ -122,12 +122,18 @@ TINY: dict[str, TinyCase] = {
             "decoder_pad_mode": "constant",
         },
     ),
+    # No published model is so.
+    "audiodec-noncausal": TinyCase(
+        "audiodec", {**_AUDIODEC, "use_causal_conv": False, "activation": "leaky_relu", "negative_slope": 0.1}
+    ),
     "audiodec-vocoder": TinyCase("audiodec", _AUDIODEC_VOCODER),
     "audiodec-vocoder-fusion": TinyCase(
         "audiodec",
         {
             **_AUDIODEC_VOCODER,
-            "vocoder_groups": 1,
+            "vocoder_groups": 2,
+            "vocoder_paired_convolutions": False,
+            "vocoder_norm_type": "none",
             "vocoder_residual_kernel_sizes": (3, 5),
             "vocoder_residual_dilations": ((1, 3), (1,)),
         },
@@ -267,6 +273,7 @@ TINY: dict[str, TinyCase] = {
 
 # These look at the whole signal, or a whole segment, at once.
 _WHOLE = {
+    "audiodec-noncausal",
     "encodec-segments",
     "funcodec",
     "funcodec-ds640",

@@ -109,12 +109,16 @@ def test_a_file_of_another_project_is_refused(autoencoder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mode": "noncausal"}, "mode='noncausal' is not supported; expected 'causal'"),
+        ({"mode": "both"}, r"mode='both' is not supported; expected \['causal', 'noncausal'\]"),
+        ({"projector": "conv1d_bn"}, "projector='conv1d_bn' is not supported; expected 'conv1d'"),
         (
             {"codec": "soundstream"},
             r"codec='soundstream' is not supported; expected \['activate_audiodec', 'audiodec'\]",
         ),
-        ({"nonlinear_activation_params": {"negative_slope": 0.3}}, "nonlinear_activation=.*0.3.* is not supported"),
+        (
+            {"nonlinear_activation": "ELU", "nonlinear_activation_params": {"alpha": 0.5}},
+            "nonlinear_activation=.*0.5.* is not supported",
+        ),
         ({"output_channels": 2}, "output_channels=2 is not supported; expected 1"),
         ({"depth": 2}, "no field 'depth'; known:"),
         ({"code_dim": 13}, r"the vocoder's in_channels \(12\) must be the autoencoder's code_dim"),
@@ -130,15 +134,63 @@ def test_an_autoencoder_s_configuration_that_no_published_one_has(fields, messag
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"stats": None}, "a vocoder without stats is not supported"),
         ({"upsample_kernel_sizes": [10, 9]}, r"upsample_kernel_sizes must be twice upsample_scales, \[10, 8\]"),
-        ({"use_additional_convs": False}, "use_additional_convs=False is not supported; expected True"),
+        ({"bias": False}, "bias=False is not supported; expected True"),
     ],
 )
 def test_a_vocoder_s_configuration_that_no_published_one_has(fields, message, vocoder):
     params = {**read_config_file(vocoder.with_name("config.yml"))["generator_params"], **fields}
     change_config(vocoder, generator_params=params)
     refused(vocoder, message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"mode": "noncausal"}, {"use_causal_conv": False}),
+        (
+            {"nonlinear_activation_params": {"negative_slope": 0.3}},
+            {"activation": "leaky_relu", "negative_slope": 0.3},
+        ),
+        ({"nonlinear_activation_params": {}}, {"activation": "leaky_relu", "negative_slope": 0.01}),
+        (
+            {"nonlinear_activation": "ReLU", "nonlinear_activation_params": {}},
+            {"activation": "leaky_relu", "negative_slope": 0.0},
+        ),
+        ({"nonlinear_activation": "ELU", "nonlinear_activation_params": {"alpha": 1.0}}, {"activation": "elu"}),
+    ],
+)
+def test_an_autoencoder_s_configuration_beyond_the_published_ones(fields, expected, autoencoder):
+    original = read_config_file(autoencoder.with_name("config.yml"))
+    config = config_from_original({**original, "generator_params": {**original["generator_params"], **fields}})
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_a_vocoder_without_statistics_normalises_nothing(vocoder, tmp_path):
+    params = {**read_config_file(vocoder.with_name("config.yml"))["generator_params"], "stats": None}
+    change_config(vocoder, generator_params=params)
+    original = torch.load(vocoder, weights_only=True)
+    for name in ("mean", "scale"):
+        del original["model"]["generator"][name]
+    torch.save(original, vocoder)
+    model = codec_lm_hf.AudioDecCodecModel.from_pretrained(codec_lm_hf.convert("audiodec", vocoder, tmp_path / "out"))
+    assert not model.decoder.mean.any() and bool((model.decoder.scale == 1).all())
+
+
+def test_a_vocoder_s_configuration_beyond_the_published_ones(autoencoder, vocoder):
+    ours, theirs = (read_config_file(path.with_name("config.yml")) for path in (autoencoder, vocoder))
+    theirs["generator_params"] |= {"use_additional_convs": False, "use_weight_norm": False, "groups": 2}
+    config = config_from_original({"autoencoder": ours, "vocoder": theirs})
+    assert (config.vocoder_paired_convolutions, config.vocoder_norm_type, config.vocoder_groups) == (False, "none", 2)
+
+
+def test_what_a_vocoder_s_configuration_leaves_out_is_as_in_the_original(autoencoder, vocoder):
+    ours, theirs = (read_config_file(path.with_name("config.yml")) for path in (autoencoder, vocoder))
+    for name in ("groups", "resblock_kernel_sizes", "resblock_dilations", "use_weight_norm", "stats"):
+        del theirs["generator_params"][name]
+    config = config_from_original({"autoencoder": ours, "vocoder": theirs})
+    assert (config.vocoder_groups, [*config.vocoder_residual_kernel_sizes]) == (1, [3, 7, 11])
+    assert config.vocoder_norm_type == "weight_norm"
 
 
 def test_configurations_that_make_no_model_are_refused(autoencoder, vocoder):

@@ -124,9 +124,16 @@ def test_norms_between_blocks_act_on_the_running_sum():
     torch.testing.assert_close(fusion(x), expected, atol=1e-6, rtol=1e-4)
 
 
-def test_grouped_blocks_have_one_kernel():
-    with pytest.raises(ValueError, match="one kernel size"):
-        generator(True, groups=2)
+def test_several_kernels_have_blocks_of_grouped_convolutions_side_by_side():
+    """As AudioDec's code builds them, which has grouped blocks for one kernel only."""
+    fusion = generator(True, groups=2, ratios=(3,), up_kernel_sizes=(6,)).stages[0].blocks
+    assert isinstance(fusion, HifiGanFusion)
+    assert {conv.groups for conv in fusion.modules() if isinstance(conv, nn.Conv1d)} == {2}
+
+
+def test_an_odd_width_is_halved_downwards():
+    model = HifiGanGenerator(4, 13, (2, 2), (4, 4), (3,), ((1,),), conv_options={}, up_options={})
+    assert [stage.up.conv.weight.shape[:2] for stage in model.stages] == [(13, 6), (6, 3)]
 
 
 @torch.no_grad()

@@ -41,10 +41,13 @@ class AudioDecCodecConfig(ResidualCodecConfig):
         decoder_ratios: width before each stage of the symmetric decoder, in `decoder_channels`.
         decoder_strides: of each stage of the symmetric decoder.
         use_strided_bias: convolutions that change the rate have a bias. No other convolution of the autoencoder has.
+        use_causal_conv: of the autoencoder. Otherwise nothing streams, and a last frame gets no code if a strided
+            convolution finds one step of it only; no published model is so.
         activation: of the autoencoder, `"elu"` or `"leaky_relu"`.
+        negative_slope: of a leaky ReLU; 0 is a plain one.
         use_outer_activations: activations also after the encoder's last stage and between the stages of the symmetric
             decoder, and a hyperbolic tangent at its end ("symAAD").
-        norm_type: of the autoencoder, `"none"` or `"weight_norm"`. The vocoder always has weight norm.
+        norm_type: of the autoencoder, `"none"` or `"weight_norm"`.
         hidden_size: channels of the latents, which is the length of a codebook's entry.
         num_quantizers: codebooks.
         codebook_size: entries per codebook.
@@ -57,8 +60,10 @@ class AudioDecCodecConfig(ResidualCodecConfig):
         vocoder_kernel_size: of the vocoder's first and last convolution.
         vocoder_ratios: steps for one step at each stage of the vocoder.
         vocoder_residual_kernel_sizes, vocoder_residual_dilations: of the residual blocks at each stage.
-        vocoder_groups: copies of the input that one residual block processes at once; 1: as many blocks as there are
-            kernel sizes, and their mean.
+        vocoder_groups: with one kernel size, copies of the input that one residual block processes at once; otherwise
+            groups of the convolutions of as many blocks as there are kernel sizes, of which the mean is taken.
+        vocoder_paired_convolutions: a second, undilated convolution in every residual step.
+        vocoder_norm_type: `"none"` or `"weight_norm"`.
     """
 
     model_type = "audiodec_codec"
@@ -92,7 +97,9 @@ class AudioDecCodecConfig(ResidualCodecConfig):
     decoder_ratios: list[int] | tuple[int, ...] = (16, 8, 4, 2)
     decoder_strides: list[int] | tuple[int, ...] = (5, 5, 4, 3)
     use_strided_bias: bool = True
+    use_causal_conv: bool = True
     activation: str = "elu"
+    negative_slope: float = 0.2
     use_outer_activations: bool = False
     norm_type: str = "none"
     hidden_size: int = 64
@@ -106,6 +113,8 @@ class AudioDecCodecConfig(ResidualCodecConfig):
     vocoder_residual_kernel_sizes: list[int] | tuple[int, ...] = (11,)
     vocoder_residual_dilations: list[list[int]] | tuple[tuple[int, ...], ...] | list[tuple[int, ...]] = ((1, 3, 5),)
     vocoder_groups: int = 3
+    vocoder_paired_convolutions: bool = True
+    vocoder_norm_type: str = "weight_norm"
 
     def validate_architecture(self):
         for name, allowed in (("decoder_type", DECODER_TYPES), ("decoder_pad_mode", DECODER_PAD_MODES)):

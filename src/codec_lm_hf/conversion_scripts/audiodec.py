@@ -90,20 +90,26 @@ _VOCODER_FIELDS = {
     "resblock_kernel_sizes": "vocoder_residual_kernel_sizes",
     "resblock_dilations": "vocoder_residual_dilations",
     "groups": "vocoder_groups",
+    "use_additional_convs": "vocoder_paired_convolutions",
+}
+# What the original takes where a vocoder's configuration does not say, and is not our default.
+_VOCODER_DEFAULTS = {
+    "groups": 1,
+    "resblock_kernel_sizes": [3, 7, 11],
+    "resblock_dilations": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
 }
 # Fields that have one value in every published model.
-_AUTOENCODER_FIXED = {"mode": "causal", "projector": "conv1d", "quantier": "residual_vq"}
+_AUTOENCODER_FIXED = {"projector": "conv1d", "quantier": "residual_vq"}
 _VOCODER_FIXED = {
     "out_channels": 1,
     "bias": True,
-    "use_additional_convs": True,
-    "use_weight_norm": True,
     "nonlinear_activation": "LeakyReLU",
     "nonlinear_activation_params": {"negative_slope": 0.1},
 }
 # And those of which each value is one of ours.
 _CODECS = {"audiodec": False, "activate_audiodec": True}
-_ACTIVATIONS = (("elu", "ELU", {}), ("leaky_relu", "LeakyReLU", {"negative_slope": 0.2}))
+_MODES = {"causal": True, "noncausal": False}
+_NORMS = {True: "weight_norm", False: "none"}
 
 
 def _refuse(name: str, value, supported) -> ConversionError:
@@ -124,37 +130,49 @@ def _translated(params: dict, fields: dict[str, str], fixed: dict) -> dict:
 
 def _autoencoder_fields(params: dict) -> dict:
     params = dict(params)
-    codec = params.pop("codec", "audiodec")
-    if codec not in _CODECS:
-        raise _refuse("codec", codec, sorted(_CODECS))
-    given = (params.pop("nonlinear_activation", "ELU"), params.pop("nonlinear_activation_params", {}))
-    activation = next((ours for ours, *theirs in _ACTIVATIONS if (*theirs,) == given), None)
-    if activation is None:
-        raise _refuse("nonlinear_activation", given, [tuple(theirs) for _, *theirs in _ACTIVATIONS])
+    activation = _activation(params.pop("nonlinear_activation", "ELU"), params.pop("nonlinear_activation_params", {}))
+    choices = {
+        "use_outer_activations": _chosen(params, "codec", "audiodec", _CODECS),
+        "use_causal_conv": _chosen(params, "mode", "causal", _MODES),
+        "norm_type": _chosen(params, "use_weight_norm", False, _NORMS),
+    }
     channels = params.pop("output_channels", 1)
     if channels != params.get("input_channels", 1):
         raise _refuse("output_channels", channels, params.get("input_channels", 1))
-    norm_type = "weight_norm" if params.pop("use_weight_norm", False) else "none"
-    fields = _translated(params, _AUTOENCODER_FIELDS, _AUTOENCODER_FIXED)
-    return {
-        **fields,
-        "use_outer_activations": _CODECS[codec],
-        "activation": activation,
-        "norm_type": norm_type,
-    }
+    return {**_translated(params, _AUTOENCODER_FIELDS, _AUTOENCODER_FIXED), **choices, **activation}
+
+
+def _chosen(params: dict, name: str, default, choices: dict):
+    """What the value of a field is with us; the field is taken out of `params`."""
+    value = params.pop(name, default)
+    if value not in choices:
+        raise _refuse(name, value, sorted(choices))
+    return choices[value]
+
+
+def _activation(name: str, params: dict) -> dict:
+    """A class of `torch.nn` and its arguments as our fields."""
+    if name == "ELU" and params in ({}, {"alpha": 1.0}):
+        return {"activation": "elu"}
+    if name == "LeakyReLU" and set(params) <= {"negative_slope"}:
+        return {"activation": "leaky_relu", "negative_slope": float(params.get("negative_slope", 0.01))}
+    if name == "ReLU" and not params:
+        return {"activation": "leaky_relu", "negative_slope": 0.0}
+    raise _refuse("nonlinear_activation", (name, params), ["ELU", "LeakyReLU", "ReLU"])
 
 
 def _vocoder_fields(params: dict, hidden_size: int) -> dict:
-    params = dict(params)
+    params = {**_VOCODER_DEFAULTS, **params}
     kernel_sizes = [2 * scale for scale in params.get("upsample_scales", ())]
     if params.pop("upsample_kernel_sizes", None) != kernel_sizes:
         raise ConversionError(f"upsample_kernel_sizes must be twice upsample_scales, {kernel_sizes}.")
-    if params.pop("stats", None) is None:
-        raise ConversionError("a vocoder without stats is not supported; every published one normalises its input.")
+    params.pop("stats", None)  # the checkpoint has them, too
+    norm_type = _chosen(params, "use_weight_norm", True, _NORMS)
     channels = params.pop("in_channels", None)
     if channels != hidden_size:
         raise ConversionError(f"the vocoder's in_channels ({channels}) must be the autoencoder's code_dim.")
-    return {"decoder_type": "vocoder", **_translated(params, _VOCODER_FIELDS, _VOCODER_FIXED)}
+    fields = _translated(params, _VOCODER_FIELDS, _VOCODER_FIXED)
+    return {"decoder_type": "vocoder", "vocoder_norm_type": norm_type, **fields}
 
 
 def config_from_original(original: dict) -> AudioDecCodecConfig:
@@ -184,8 +202,13 @@ def config_from_original(original: dict) -> AudioDecCodecConfig:
 
 
 def _prepare(state: State, config: AudioDecCodecConfig) -> State:
-    """Codebooks as `(size, dim)`, and marked as started; no symmetric decoder where a vocoder takes its place."""
+    """Codebooks as `(size, dim)`, and marked as started; no symmetric decoder where a vocoder takes its place.
+
+    A vocoder without statistics gets those that change nothing.
+    """
     prepared: State = {}
+    if config.decoder_type == "vocoder":
+        prepared = {"mean": torch.zeros(config.hidden_size), "scale": torch.ones(config.hidden_size)}
     for key, value in state.items():
         if config.decoder_type == "vocoder" and key.startswith("decoder."):
             continue

@@ -8,10 +8,10 @@ from transformers import initialization as init
 
 from ..configuration.audiodec import AudioDecCodecConfig
 from .codec_base import CodecPreTrainedModel
-from .layers.conv import Conv1d, ConvTranspose1d
+from .layers.conv import Conv1d, ConvTranspose1d, windows_through
 from .layers.hifigan import HifiGanGenerator
 from .layers.seanet import SeanetResidualUnit, activate, activation_by_name
-from .layers.streaming import Stream, TimeContext, cached_frames, in_pieces
+from .layers.streaming import Stream, TimeContext, at_least, cached_frames, filled_up, in_pieces
 
 _KERNEL = 7
 _PROJECTOR_KERNEL = 3
@@ -20,7 +20,20 @@ _DILATIONS = (1, 3, 9)
 
 def _conv_options(config: AudioDecCodecConfig) -> dict:
     """Of the autoencoder's convolutions that keep the rate."""
-    return {"causal": True, "bias": False, "norm_type": config.norm_type, "fused": config.fused}
+    return {
+        "causal": config.use_causal_conv,
+        "bias": False,
+        "norm_type": config.norm_type,
+        "fused": config.fused,
+    }
+
+
+def _activation(config: AudioDecCodecConfig) -> nn.Module:
+    return activation_by_name(config.activation, slope=config.negative_slope)
+
+
+def _outer_activation(config: AudioDecCodecConfig) -> nn.Module | None:
+    return _activation(config) if config.use_outer_activations else None
 
 
 def _residual_units(config: AudioDecCodecConfig, channels: int) -> nn.ModuleList:
@@ -30,6 +43,7 @@ def _residual_units(config: AudioDecCodecConfig, channels: int) -> nn.ModuleList
         "use_conv_shortcut": False,
         "conv_options": _conv_options(config),
         "activation": config.activation,
+        "slope": config.negative_slope,
     }
     return nn.ModuleList(
         [SeanetResidualUnit(channels, _KERNEL, dilation=dilation, **options) for dilation in _DILATIONS]
@@ -43,12 +57,13 @@ def _run(layers: nn.ModuleList, x: Tensor, time: TimeContext | None) -> Tensor:
 
 
 class AudioDecEncoderStage(nn.Module):
-    """Residual units, then a strided convolution. A window ends with the first sample of its stride: no look-ahead."""
+    """Residual units, then a strided convolution. When causal, a window ends with the first sample of its stride."""
 
     def __init__(self, config: AudioDecCodecConfig, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.units = _residual_units(config, channels)
-        options = {**_conv_options(config), "bias": config.use_strided_bias, "padding": (2 * stride - 1, 0)}
+        padding = (2 * stride - 1, 0) if config.use_causal_conv else stride - 1
+        options = {**_conv_options(config), "bias": config.use_strided_bias, "padding": padding}
         self.down = Conv1d(channels, out_channels, 2 * stride, stride=stride, **options)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
@@ -71,7 +86,9 @@ class AudioDecEncoder(nn.Module):
             stages.append(AudioDecEncoderStage(config, width, config.encoder_channels * ratio, stride))
             width = config.encoder_channels * ratio
         self.stages = nn.ModuleList(stages)
-        self.activation = activation_by_name(config.activation) if config.use_outer_activations else None
+        # Whether there is a last frame depends on the signal's length then.
+        self.whole_signal = not config.use_causal_conv
+        self.activation = _outer_activation(config)
         self.last = Conv1d(width, config.hidden_size, _PROJECTOR_KERNEL, **_conv_options(config))
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
@@ -95,8 +112,9 @@ class AudioDecDecoderStage(nn.Module):
 
     def __init__(self, config: AudioDecCodecConfig, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.activation = activation_by_name(config.activation) if config.use_outer_activations else None
-        options = {**_conv_options(config), "bias": config.use_strided_bias, "pad_mode": config.decoder_pad_mode}
+        self.activation = _outer_activation(config)
+        pad_mode = config.decoder_pad_mode if config.use_causal_conv else "constant"
+        options = {**_conv_options(config), "bias": config.use_strided_bias, "pad_mode": pad_mode}
         self.up = ConvTranspose1d(channels, out_channels, 2 * stride, stride=stride, **options)
         self.units = _residual_units(config, out_channels)
 
@@ -122,7 +140,7 @@ class AudioDecDecoder(nn.Module):
                 for width, out_width, stride in zip(widths, widths[1:], config.decoder_strides, strict=False)
             ]
         )
-        self.activation = activation_by_name(config.activation) if config.use_outer_activations else None
+        self.activation = _outer_activation(config)
         self.last = Conv1d(widths[-1], config.audio_channels, _KERNEL, **_conv_options(config))
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
@@ -151,7 +169,7 @@ class AudioDecVocoder(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
-        conv_options = {"causal": True, "norm_type": "weight_norm", "fused": config.fused}
+        conv_options = {"causal": True, "norm_type": config.vocoder_norm_type, "fused": config.fused}
         self.generator = HifiGanGenerator(
             config.hidden_size,
             config.vocoder_channels,
@@ -161,6 +179,7 @@ class AudioDecVocoder(nn.Module):
             dilations=config.vocoder_residual_dilations,
             conv_options=conv_options,
             up_options={**conv_options, "pad_mode": config.decoder_pad_mode},
+            paired=config.vocoder_paired_convolutions,
             groups=config.vocoder_groups,
             outer_kernel_size=config.vocoder_kernel_size,
         )
@@ -187,7 +206,15 @@ class AudioDecCodecModel(CodecPreTrainedModel):
         self.decoder = AudioDecVocoder(config) if config.decoder_type == "vocoder" else AudioDecDecoder(config)
         self.post_init()
 
+    def _frames_of(self, samples: Tensor | int) -> Tensor | int:
+        if self.config.use_causal_conv:
+            return super()._frames_of(samples)
+        steps = at_least(self.config.hop_length, samples)
+        return windows_through([stage.down for stage in self.encoder.stages], steps)
+
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
+        if not self.config.use_causal_conv:
+            audio = filled_up(audio, self.config.hop_length, time)
         return self.encoder(audio, time)
 
     def _decode_latents(self, latents: Tensor, time: TimeContext | None = None) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..configuration.hificodec import HifiCodecConfig
 from .codec_base import CodecPreTrainedModel
+from .layers.conv import windows_through
 from .layers.hifigan import SLOPE, HifiGanEncoder, HifiGanGenerator
-from .layers.streaming import TimeContext, lengths_of, zero_padding
+from .layers.streaming import TimeContext, at_least, filled_up
 from .quantization import GroupResidualQuantizer
 
 
@@ -54,21 +54,11 @@ class HifiCodecModel(CodecPreTrainedModel):
         self.post_init()
 
     def _frames_of(self, samples: Tensor | int) -> Tensor | int:
-        if isinstance(samples, Tensor):
-            samples = samples.clamp(min=self.config.hop_length)
-        else:
-            samples = max(samples, self.config.hop_length)
-        for stage in self.encoder.stages:
-            samples = stage.down.num_windows(samples)
-        return samples
+        steps = at_least(self.config.hop_length, samples)
+        return windows_through([stage.down for stage in self.encoder.stages], steps)
 
     def _encode_latents(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
-        missing = self.config.hop_length - audio.shape[-1]
-        lengths = lengths_of(time)
-        if lengths is not None:
-            audio = zero_padding(audio, time)
-            time.lengths = lengths.clamp(min=self.config.hop_length)
-        return self.encoder(F.pad(audio, (0, missing)) if missing > 0 else audio, time)
+        return self.encoder(filled_up(audio, self.config.hop_length, time), time)
 
     def _decode_latents(self, latents: Tensor, time: TimeContext | None = None) -> Tensor:
         return self.decoder(latents, time)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,13 @@ def with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module, 
     if norm_type == "weight_norm" and not fused:
         parametrizations.weight_norm(conv)
     return conv, TimeGroupNorm(conv.out_channels) if norm_type == "time_group_norm" else None
+
+
+def windows_through(layers: Sequence[SlidingWindow], steps: Tensor | int) -> Tensor | int:
+    """Steps that come out of sliding windows one after the other, for `steps` that go in."""
+    for layer in layers:
+        steps = layer.num_windows(steps)
+    return steps
 
 
 def refuse_stream(part: nn.Module | None, time: TimeContext | None) -> None:

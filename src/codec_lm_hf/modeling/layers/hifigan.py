@@ -198,7 +198,8 @@ class HifiGanGenerator(nn.Module):
         ratios, up_kernel_sizes: steps per step, and kernel, of each stage.
         kernel_sizes, dilations: of the residual blocks, see `HifiGanFusion`.
         paired: see `HifiGanResidualBlock`.
-        groups: above 1, `HifiGanGroupedBlock` instead of `HifiGanFusion`; then there is one kernel size.
+        groups: above 1 with one kernel size, `HifiGanGroupedBlock` instead of `HifiGanFusion`; with several, of the
+            convolutions in the blocks.
         final_slope: of the leaky ReLU before the last convolution.
         outer_kernel_size: of the first and the last convolution.
         conv_options: causal, norm_type, fused, ...: what else every `Conv1d` is given.
@@ -225,21 +226,20 @@ class HifiGanGenerator(nn.Module):
         outer_kernel_size: int = _OUTER_KERNEL,
     ) -> None:
         super().__init__()
-        if groups > 1 and len(kernel_sizes) > 1:
-            raise ValueError(f"grouped blocks have one kernel size, got {list(kernel_sizes)} for {groups} groups.")
         self.final_slope = final_slope
         self.hop_length = math.prod(ratios)
         self.first = Conv1d(in_channels, channels, outer_kernel_size, **conv_options)
         stages, width = [], channels
         for ratio, up_kernel_size in zip(ratios, up_kernel_sizes, strict=True):
-            width //= 2
-            if groups > 1:
-                blocks = HifiGanGroupedBlock(width, kernel_sizes[0], dilations[0], groups, paired, conv_options)
+            narrow = width // 2
+            if groups > 1 and len(kernel_sizes) == 1:
+                blocks = HifiGanGroupedBlock(narrow, kernel_sizes[0], dilations[0], groups, paired, conv_options)
             else:
-                blocks = HifiGanFusion(width, kernel_sizes, dilations, paired, conv_options)
+                blocks = HifiGanFusion(narrow, kernel_sizes, dilations, paired, {**conv_options, "groups": groups})
             padding = None if up_options.get("causal", True) else (up_kernel_size - ratio) // 2
             options = {**up_options, "padding": padding}
-            stages.append(HifiGanStage(2 * width, width, ratio, up_kernel_size, blocks, options))
+            stages.append(HifiGanStage(width, narrow, ratio, up_kernel_size, blocks, options))
+            width = narrow
         self.stages = nn.ModuleList(stages)
         self.last = Conv1d(width, 1, outer_kernel_size, **conv_options)
 

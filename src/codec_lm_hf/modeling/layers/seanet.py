@@ -20,13 +20,13 @@ ACTIVATIONS = ("elu", "leaky_relu", "snake")
 SLOPE = 0.2
 
 
-def activation_by_name(name: str, channels: int | None = None) -> nn.Module:
-    """One of `ACTIVATIONS`; snake has a parameter for each of `channels`."""
+def activation_by_name(name: str, channels: int | None = None, slope: float = SLOPE) -> nn.Module:
+    """One of `ACTIVATIONS`; snake has a parameter for each of `channels`, a leaky ReLU a `slope`."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {ACTIVATIONS}, got {name!r}.")
     if name == "snake":
         return Snake(channels)
-    return nn.ELU() if name == "elu" else nn.LeakyReLU(SLOPE)
+    return nn.ELU() if name == "elu" else nn.LeakyReLU(slope)
 
 
 def activate(activation: nn.Module, x: Tensor) -> Tensor:
@@ -51,6 +51,7 @@ class SeanetResidualUnit(nn.Module):
         use_conv_shortcut: the skip is a kernel-1 convolution instead of the identity.
         conv_options: causal, pad_mode, norm_type and fused, for every `Conv1d`.
         activation: one of `ACTIVATIONS`, before each convolution of the block.
+        slope: of a leaky ReLU.
     """
 
     def __init__(
@@ -62,14 +63,15 @@ class SeanetResidualUnit(nn.Module):
         use_conv_shortcut: bool,
         conv_options: dict,
         activation: str = "elu",
+        slope: float = SLOPE,
     ) -> None:
         super().__init__()
         hidden = channels // compress
         self.block = nn.ModuleList(
             [
-                activation_by_name(activation, channels),
+                activation_by_name(activation, channels, slope),
                 Conv1d(channels, hidden, kernel_size, dilation=dilation, **conv_options),
-                activation_by_name(activation, hidden),
+                activation_by_name(activation, hidden, slope),
                 Conv1d(hidden, channels, 1, **conv_options),
             ]
         )

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cpu_inference import join
@@ -91,6 +92,21 @@ def zero_padding(x: Tensor, time: TimeContext | None) -> Tensor:
     """Set the steps of `x` `(batch, channels, steps)` beyond each row's length to zero."""
     mask = None if time is None else time.mask(x.shape[-1])
     return x if mask is None else x * mask
+
+
+def at_least(fewest: int, steps: Tensor | int) -> Tensor | int:
+    """`steps`, or `fewest` where that is more."""
+    return steps.clamp(min=fewest) if isinstance(steps, Tensor) else max(steps, fewest)
+
+
+def filled_up(x: Tensor, fewest: int, time: TimeContext | None) -> Tensor:
+    """`x` `(batch, channels, steps)` with shorter rows filled up with zeros to `fewest` steps, for layers after it."""
+    lengths = lengths_of(time)
+    if lengths is not None:
+        x = zero_padding(x, time)
+        time.lengths = at_least(fewest, lengths)
+    missing = fewest - x.shape[-1]
+    return F.pad(x, (0, missing)) if missing > 0 else x
 
 
 def kept_apart(x: Tensor) -> Tensor:
