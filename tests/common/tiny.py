@@ -241,10 +241,24 @@ TINY: dict[str, TinyCase] = {
     ),
     # Padding by the signal's length, with zeros, where no norm looks at the whole signal.
     "funcodec-magangle": TinyCase(
-        "funcodec", {**_FREQCODEC, "domain": "mag_angle", "pad_mode": "constant", "norm_type": "weight_norm"}
+        "funcodec",
+        {
+            **_FREQCODEC,
+            "domain": "mag_angle",
+            "robust_angles": True,
+            "pad_mode": "constant",
+            "norm_type": "weight_norm",
+        },
     ),
     "funcodec-magphase-causal": TinyCase(
-        "funcodec", {**_FREQCODEC, "normalize": False, "norm_type": "weight_norm", "use_causal_conv": True}
+        "funcodec",
+        {
+            **_FREQCODEC,
+            "normalize": False,
+            "activation": "snake",
+            "norm_type": "weight_norm",
+            "use_causal_conv": True,
+        },
     ),
     # A network over time whose channels are bins.
     "funcodec-stft": TinyCase(

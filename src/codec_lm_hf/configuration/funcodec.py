@@ -39,6 +39,9 @@ class FunCodecConfig(ResidualCodecConfig):
         domain: what the network reads and writes: `"time"`, the waveform, or short-time spectra as planes:
             `"mag_phase"`, log magnitude and the real and imaginary parts of the unit phasor; `"mag_angle"`, log
             magnitude and angle; `"stft"`, real and imaginary part.
+        robust_angles: in `"mag_angle"`, an imaginary part that is no more than rounding counts as zero. The first
+            window, reflected at its middle, has such ones only, and in the original their signs, which the CPU and the
+            number of rows may change, choose pi or -pi as the angle of a negative real number. For new models.
         window_size: of the centred Hann windows of the spectra, in samples.
         stft_hop_length: samples from spectrum to spectrum.
         frequency_ratios: strides along frequency of a network over frequency and time, stage by stage; their product
@@ -49,6 +52,7 @@ class FunCodecConfig(ResidualCodecConfig):
         num_filters, num_residual_layers, kernel_size, last_kernel_size, residual_kernel_size, dilation_growth_rate,
             compress, use_conv_shortcut, num_lstm_layers, trim_right_ratio: see `modeling.layers.seanet`.
         upsampling_ratios: strides along time, in the decoder's order.
+        activation: `"elu"` (the published models), `"leaky_relu"` (of slope 0.2) or `"snake"`.
         norm_type: `"time_group_norm"` (the published models), `"weight_norm"` or `"none"`.
         use_causal_conv: no look-ahead; off in the published models.
         pad_mode: `"reflect"`, `"constant"` or `"replicate"`.
@@ -100,6 +104,7 @@ class FunCodecConfig(ResidualCodecConfig):
     audio_channels: int = 1
     normalize: bool = True
     domain: str = "time"
+    robust_angles: bool = False
     window_size: int = 512
     stft_hop_length: int = 160
     frequency_ratios: list[int] | tuple[int, ...] | None = None
@@ -110,6 +115,7 @@ class FunCodecConfig(ResidualCodecConfig):
     num_filters: int = 32
     num_residual_layers: int = 1
     upsampling_ratios: list[int] | tuple[int, ...] = (8, 5, 4, 2)
+    activation: str = "elu"
     norm_type: str = "time_group_norm"
     kernel_size: int = 7
     last_kernel_size: int = 7

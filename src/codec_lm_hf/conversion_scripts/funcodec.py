@@ -21,11 +21,14 @@ _RULES = [
     (_WRAPPED + r"\.(?:conv\.conv|convtr\.convtr)\.(weight|bias)", r"\1.layers.\2.conv.\3"),
     (_WRAPPED + r"\.(?:conv|convtr)\.norm\.(weight|bias)", r"\1.layers.\2.norm.\3"),
     (r"(encoder|decoder)\.model\.(\d+)\.lstm\.(.+)", r"\1.layers.\2.lstm.\3"),
+    (r"(encoder|decoder)\.model\.(\d+(?:\.block\.\d+)?)\.alpha", r"\1.layers.\2.alpha"),
     (r"quantizer\.rq\.model\.layers\.(\d+)\._codebook\.(.+)", r"quantizer.layers.\1.codebook.\2"),
-    # Of training: the discriminators are a model of their own, the rest is computed from the configuration.
+    # Of training: the discriminators are a model of their own, a model of the codes serves a loss only, the rest is
+    # computed from the configuration.
     (r"discriminator\..+", None),
     (r"mel_spec_transforms\.\d+\.(?:mel_basis|window)", None),
-    (r"(?:enc|dec)_trans_func\.window", None),
+    (r"(?:(?:enc|dec)_trans_func|stft_fun|inverse_fun)\.window", None),
+    (r"context_model\..+", None),
 ]
 
 # In every model of the kind codec_semantic_aug, whatever its mode needs.
@@ -43,6 +46,8 @@ _SEANET: dict[str, tuple[str, Any]] = {
     "n_filters": ("num_filters", 32),
     "n_residual_layers": ("num_residual_layers", 1),
     "ratios": ("upsampling_ratios", None),
+    "activation": ("activation", "ELU"),
+    "activation_params": ("activation_params", {"alpha": 1.0}),
     "norm": ("norm_type", "weight_norm"),
     "kernel_size": ("kernel_size", 7),
     "last_kernel_size": ("last_kernel_size", 7),
@@ -67,6 +72,11 @@ _DECODER = {
     "conv_group_ratio": ("decoder_group_ratio", -1),
     "tr_conv_group_ratio": ("transposed_group_ratio", -1),
 }
+# Ours, torch's class of it, torch's default for its options, and those that ours has.
+_ACTIVATIONS = (
+    ("elu", "ELU", {"alpha": 1.0}, {"alpha": 1.0}),
+    ("leaky_relu", "LeakyReLU", {"negative_slope": 0.01}, {"negative_slope": 0.2}),
+)
 _GROUP_RATIOS = ("encoder_group_ratio", "decoder_group_ratio", "transposed_group_ratio")
 _RATIOS_2D = [[4, 1], [4, 1], [4, 2], [4, 1]]
 _QUANTIZER: dict[str, tuple[str, Any]] = {
@@ -92,10 +102,11 @@ _PPG: dict[str, tuple[str, Any]] = {
     "ppg_usage_mod": ("semantic_mode", "residual"),
 }
 
+# Ours and its values, where the original has more of them.
+_CHOICES = {"norm_type": ("time_group_norm", "weight_norm", "none"), "pad_mode": ("reflect", "constant")}
+
 # Values that a supported model may have; `...`: any, because nothing in our model depends on it.
 _FIXED: dict[str, tuple] = {
-    "activation": ("ELU",),
-    "activation_params": ({"alpha": 1.0},),
     "final_activation": (None,),
     "final_activation_params": (None, {}),
     "norm_params": ({}, {"num_groups": 1}),
@@ -162,6 +173,10 @@ def config_from_original(original: dict) -> FunCodecConfig:
                 f"encoder_conf and decoder_conf must agree, but {name} is {encoder[name]!r} and {decoder[name]!r}."
             )
     fields = {**encoder, **decoder}
+    for name, choices in _CHOICES.items():
+        if fields[name] not in choices:
+            raise ConversionError(f"{name}={fields[name]!r} is not supported; {', '.join(choices)} are.")
+    fields["activation"] = _activation(fields["activation"], fields.pop("activation_params"))
     fields["use_conv_shortcut"] = not fields.pop("true_skip")
     fields["num_lstm_layers"] = _lstm_layers(fields.pop("seq_model"), fields["num_lstm_layers"])
     for name in _GROUP_RATIOS:
@@ -281,6 +296,18 @@ def _read(original: dict, section: str, known: dict[str, tuple[str, Any]]) -> di
                 f"{section}: {name}={value!r} is not supported; every published model has {allowed[0]!r}."
             )
     return {ours: given.get(name, default) for name, (ours, default) in known.items()}
+
+
+def _activation(name: str, options: dict) -> str:
+    if name.lower() == "snake":  # which has no options: the original ignores what it is given
+        return "snake"
+    for ours, theirs, default, known in _ACTIVATIONS:
+        if name == theirs and {**default, **options} == known:
+            return ours
+    raise ConversionError(
+        f"activation={name!r} with activation_params={options!r} is not supported; every published model has 'ELU' "
+        "with alpha 1; 'snake', and 'LeakyReLU' with negative_slope 0.2, are supported too."
+    )
 
 
 def _lstm_layers(kind: str | None, layers: int) -> int:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration.funcodec import PLANES, FunCodecConfig
-from .codec_base import CodecOutput, CodecPreTrainedModel
+from .codec_base import CodecDecoderOutput, CodecOutput, CodecPreTrainedModel
 from .layers.conv import Conv1d
 from .layers.seanet import SeanetDecoder, SeanetEncoder, run_layers, seanet_options
 from .layers.seanet2d import SeanetDecoder2d, SeanetEncoder2d
 from .layers.stft import InverseStft, Stft
-from .layers.streaming import TimeContext
+from .layers.streaming import TimeContext, lengths_of
 from .quantization import QuantizerOutput
 
 _QUIETEST = 1e-6
@@ -24,16 +24,20 @@ _ROUNDING = 2e-6
 _CLASSIFIER_CHANNELS = 512
 
 
-def planes_of(spectrum: Tensor, domain: str) -> Tensor:
-    """Real parts, then imaginary parts `(batch, 2 * bins, steps)` to planes `(batch, planes, bins, steps)`."""
+def planes_of(spectrum: Tensor, domain: str, robust_angles: bool = False) -> Tensor:
+    """Real parts, then imaginary parts `(batch, 2 * bins, steps)` to planes `(batch, planes, bins, steps)`.
+
+    `robust_angles` as in `FunCodecConfig`.
+    """
     real, imaginary = spectrum.chunk(2, dim=1)
     if domain == "stft":
         return torch.stack([real, imaginary], dim=1)
     magnitude = (real.square() + imaginary.square()).clamp(min=_QUIETEST**2).sqrt()
     if domain == "mag_angle":
-        # The first window, reflected at its middle, has a real spectrum: signs of its zeros would choose pi or -pi.
-        zero = imaginary.abs() <= _ROUNDING * magnitude.amax(1, keepdim=True)
-        return torch.stack([magnitude.log(), torch.atan2(imaginary.masked_fill(zero, 0.0), real)], dim=1)
+        if robust_angles:
+            zero = imaginary.abs() <= _ROUNDING * magnitude.amax(1, keepdim=True)
+            imaginary = imaginary.masked_fill(zero, 0.0)
+        return torch.stack([magnitude.log(), torch.atan2(imaginary, real)], dim=1)
     return torch.stack([magnitude.log(), real / magnitude, imaginary / magnitude], dim=1)
 
 
@@ -95,10 +99,11 @@ class SemanticEmbedding(nn.Module):
                 ]
             )
 
-    def forward(self, ids: Tensor, frames: int) -> Tensor:
+    def forward(self, ids: Tensor, frames: int, whole_frames: Tensor | None = None) -> Tensor:
         """Ids `(batch, steps)`, -1 after the end of a row, to `(batch, dimension, frames)`.
 
-        Where the ids are too few, the last vector of the row is repeated; where they are too many, they are cut.
+        Where the ids are too few, the last vector of the row is repeated; where they are too many, they are cut at
+        `whole_frames` `(batch,)`, after which the last vector before it is repeated; all of the frames by default.
         """
         lengths = _lengths_of_ids(ids, self.vocab_size)
         x = self.embedding(ids.clamp(min=0)).transpose(1, 2)
@@ -107,6 +112,8 @@ class SemanticEmbedding(nn.Module):
         else:
             x = run_layers(self.downsample, x, TimeContext(lengths))
         last = -(-lengths // self.ratio)[:, None] - 1
+        if whole_frames is not None:
+            last = torch.minimum(last, whole_frames[:, None] - 1)
         index = torch.minimum(torch.arange(frames, device=x.device), last)
         return x.gather(-1, index[:, None].expand(-1, x.shape[1], -1))
 
@@ -169,7 +176,9 @@ class FunCodecModel(CodecPreTrainedModel):
 
     With `config.semantic_mode`, `encode`, `decode` and `forward` take `semantic_ids` `(batch, steps)`, integers at
     `config.semantic_downsampling` times the frame rate, padded with -1 at the right. `encode` needs them in the mode
-    `"residual"` only; with `"supervision"` they are for training alone.
+    `"residual"` only; with `"supervision"` they are for training alone. A last frame that audio does not fill has no
+    ids of its own. How many frames are full is told by the audio and, in `decode`, by its `padding_mask`; in place of
+    one, `whole_frames` `(batch,)` says it; all of them by default.
 
     With `config.normalize`, audio without its gain (the original's `use_scale=False`) is
     `decode(codes, audio_scales=torch.ones(batch, 1))`.
@@ -177,12 +186,12 @@ class FunCodecModel(CodecPreTrainedModel):
 
     config: FunCodecConfig
     config_class = FunCodecConfig
-    condition_names = ("semantic_ids",)
+    condition_names = ("semantic_ids", "whole_frames")
     output_class = FunCodecOutput
 
     def __init__(self, config: FunCodecConfig) -> None:
         super().__init__(config)
-        seanet = seanet_options(config)
+        seanet = {**seanet_options(config), "activation": config.activation}
         planes, bins = PLANES.get(config.domain), config.window_size // 2 + 1
         if config.frequency_ratios is None:
             seanet["channels"] = config.audio_channels if planes is None else planes * bins
@@ -229,11 +238,39 @@ class FunCodecModel(CodecPreTrainedModel):
 
     def _planes(self, audio: Tensor, time: TimeContext | None = None) -> Tensor:
         """Audio `(batch, 1, samples)` to planes of spectra `(batch, planes, bins, steps)`."""
-        return planes_of(self.analysis(audio, time), self.config.domain).to(audio.dtype)
+        spectrum = self.analysis(audio, time)
+        return planes_of(spectrum, self.config.domain, self.config.robust_angles).to(audio.dtype)
+
+    def decode(
+        self,
+        audio_codes: Tensor,
+        audio_scales: Tensor | None = None,
+        codes_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+        **given,
+    ) -> CodecDecoderOutput:
+        """As for every codec; `semantic_ids` and `whole_frames` as the class says."""
+        if self.semantic is not None and padding_mask is not None:
+            given.setdefault("whole_frames", self._whole_frames(padding_mask, self._lengths(padding_mask)))
+        return super().decode(audio_codes, audio_scales, codes_mask, padding_mask, return_dict, **given)
+
+    def _whole_frames(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """Frames that each row of `audio` `(batch, ..., samples)` fills, at least one: `(batch,)`."""
+        if lengths is None:
+            lengths = torch.full((len(audio),), audio.shape[-1], device=audio.device)
+        return (lengths // self.config.hop_length).clamp(min=1)
 
     def _encode_latents(
-        self, audio: Tensor, time: TimeContext | None = None, semantic_ids: Tensor | None = None
+        self,
+        audio: Tensor,
+        time: TimeContext | None = None,
+        semantic_ids: Tensor | None = None,
+        whole_frames: Tensor | None = None,
     ) -> Tensor:
+        if whole_frames is None and self.semantic is not None:
+            # Afterwards the context holds the rows' lengths in frames.
+            whole_frames = self._whole_frames(audio, lengths_of(time))
         if self.analysis is None:
             latents = self.encoder(audio, time)
         else:
@@ -241,29 +278,39 @@ class FunCodecModel(CodecPreTrainedModel):
             latents = self.encoder(planes.flatten(1, 2) if self.config.frequency_ratios is None else planes, time)
         if self.config.semantic_mode != "residual":
             return latents
-        return latents - self._semantic(semantic_ids, latents)
+        return latents - self._semantic(semantic_ids, latents, whole_frames)
 
     def _decode_latents(
-        self, latents: Tensor, time: TimeContext | None = None, semantic_ids: Tensor | None = None
+        self,
+        latents: Tensor,
+        time: TimeContext | None = None,
+        semantic_ids: Tensor | None = None,
+        whole_frames: Tensor | None = None,
     ) -> Tensor:
-        decoded = self.decoder(self._with_semantic(latents, time, semantic_ids), time)
+        decoded = self.decoder(self._with_semantic(latents, time, semantic_ids, whole_frames), time)
         if self.synthesis is None:
             return decoded
         if self.config.frequency_ratios is None:
             decoded = decoded.unflatten(1, (PLANES[self.config.domain], -1))
         return self.synthesis(spectrum_of(decoded.float(), self.config.domain), time)
 
-    def _with_semantic(self, latents: Tensor, time: TimeContext | None, semantic_ids: Tensor | None) -> Tensor:
+    def _with_semantic(
+        self,
+        latents: Tensor,
+        time: TimeContext | None,
+        semantic_ids: Tensor | None,
+        whole_frames: Tensor | None = None,
+    ) -> Tensor:
         """What the decoder gets: quantized latents and what the semantic ids add to them."""
         if self.semantic is None:
             return latents
-        semantic = self._semantic(semantic_ids, latents).to(latents.dtype)
+        semantic = self._semantic(semantic_ids, latents, whole_frames).to(latents.dtype)
         if self.join is None:
             return latents + semantic
         return self.join(torch.cat([semantic, latents], dim=1), time)
 
-    def _semantic(self, ids: Tensor | None, latents: Tensor) -> Tensor:
-        return self.semantic(self._given(ids, len(latents)), latents.shape[-1])
+    def _semantic(self, ids: Tensor | None, latents: Tensor, whole_frames: Tensor | None) -> Tensor:
+        return self.semantic(self._given(ids, len(latents)), latents.shape[-1], whole_frames)
 
     def _given(self, ids: Tensor | None, batch_size: int) -> Tensor:
         if ids is None:
@@ -284,9 +331,15 @@ class FunCodecModel(CodecPreTrainedModel):
         return {"semantic_logits": self.classifier(entries.to(self.dtype), mask)}
 
     def _train_step(
-        self, audio: Tensor, lengths: Tensor | None, count: int | Tensor, semantic_ids: Tensor | None = None
+        self,
+        audio: Tensor,
+        lengths: Tensor | None,
+        count: int | Tensor,
+        semantic_ids: Tensor | None = None,
+        whole_frames: Tensor | None = None,
     ) -> FunCodecOutput:
-        output = super()._train_step(audio, lengths, count, semantic_ids=semantic_ids)
+        whole_frames = self._whole_frames(audio, lengths) if whole_frames is None else whole_frames
+        output = super()._train_step(audio, lengths, count, semantic_ids=semantic_ids, whole_frames=whole_frames)
         if self.classifier is not None:
             ids = self._given(semantic_ids, len(audio))
             output.loss = output.loss + self.classifier.loss(output.semantic_logits.float(), ids, output.codes_mask)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .conv import Conv1d
 from .conv2d import Conv2d, ConvTranspose2d
 from .lstm import ResidualLSTM
-from .seanet import run_layers
+from .seanet import activation_by_name, run_layers
 from .streaming import TimeContext, delayed
 
 
@@ -51,6 +51,7 @@ class SeanetResidualUnit2d(nn.Module):
         group_ratio: each group of a convolution has twice as many input or output channels, whichever are fewer;
             `None`: one group.
         conv_options: causal, pad_mode, norm_type and fused, for every `Conv2d`.
+        activation: one of `seanet.ACTIVATIONS`, before each convolution of the block.
     """
 
     def __init__(
@@ -63,15 +64,16 @@ class SeanetResidualUnit2d(nn.Module):
         use_conv_shortcut: bool,
         group_ratio: int | None,
         conv_options: dict,
+        activation: str = "elu",
     ) -> None:
         super().__init__()
         hidden = channels // compress
         options = {"bins": bins, "groups": _groups(hidden, group_ratio), **conv_options}
         self.block = nn.ModuleList(
             [
-                nn.ELU(),
+                activation_by_name(activation, channels),
                 Conv2d(channels, hidden, (kernel_size, kernel_size), dilation=(1, dilation), **options),
-                nn.ELU(),
+                activation_by_name(activation, hidden),
                 Conv2d(hidden, channels, (1, 1), **options),
             ]
         )
@@ -100,6 +102,7 @@ class SeanetEncoder2d(nn.Module):
         group_ratio: of the convolutions in residual units and of the strided ones, see `SeanetResidualUnit2d`.
         num_lstm_layers: LSTM layers at the frame rate; 0 for none.
         conv_options: causal, pad_mode, norm_type and fused, for every convolution.
+        activation: one of `seanet.ACTIVATIONS`, before every convolution but the first.
 
     Source: `SEANetEncoder2d` in `funcodec/models/encoder/seanet_encoder.py`.
     """
@@ -122,6 +125,7 @@ class SeanetEncoder2d(nn.Module):
         group_ratio: int | None,
         num_lstm_layers: int,
         conv_options: dict,
+        activation: str = "elu",
     ) -> None:
         super().__init__()
         width = num_filters
@@ -139,6 +143,7 @@ class SeanetEncoder2d(nn.Module):
                         use_conv_shortcut,
                         group_ratio,
                         conv_options,
+                        activation,
                     )
                 )
             down = Conv2d(
@@ -150,14 +155,14 @@ class SeanetEncoder2d(nn.Module):
                 groups=_groups(width, group_ratio),
                 **conv_options,
             )
-            layers += [nn.ELU(), down]
+            layers += [activation_by_name(activation, width), down]
             width, bins = width * 2, down.out_bins
         if bins != 1:
             raise ValueError(f"frequency_ratios {tuple(frequency_ratios)} leave {bins} bins; they must leave one.")
         layers.append(_FoldBins())
         if num_lstm_layers:
             layers.append(ResidualLSTM(width, num_lstm_layers))
-        layers += [nn.ELU(), Conv1d(width, dimension, last_kernel_size, **conv_options)]
+        layers += [activation_by_name(activation, width), Conv1d(width, dimension, last_kernel_size, **conv_options)]
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:
@@ -200,6 +205,7 @@ class SeanetDecoder2d(nn.Module):
         num_lstm_layers: int,
         trim_right_ratio: float,
         conv_options: dict,
+        activation: str = "elu",
     ) -> None:
         super().__init__()
         width, bins = num_filters * 2 ** len(ratios), 1
@@ -220,7 +226,7 @@ class SeanetDecoder2d(nn.Module):
                 extra_bins=int(stage == len(ratios)),
                 **up_options,
             )
-            layers += [nn.ELU(), up]
+            layers += [activation_by_name(activation, width), up]
             width, bins = width // 2, up.out_bins
             for index in range(num_residual_layers):
                 dilation = dilation_growth_rate**index
@@ -234,9 +240,11 @@ class SeanetDecoder2d(nn.Module):
                         use_conv_shortcut,
                         group_ratio,
                         conv_options,
+                        activation,
                     )
                 )
-        layers += [nn.ELU(), Conv2d(width, planes, (last_kernel_size, last_kernel_size), bins, **conv_options)]
+        last = Conv2d(width, planes, (last_kernel_size, last_kernel_size), bins, **conv_options)
+        layers += [activation_by_name(activation, width), last]
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, time: TimeContext | None = None) -> Tensor:

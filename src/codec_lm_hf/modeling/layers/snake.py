@@ -13,7 +13,7 @@ class Snake(nn.Module):
     """`x + sin(alpha * x) ** 2 / alpha` with a learnt `alpha` per channel: a periodic bias for audio.
 
     Args:
-        channels: of the input `(batch, channels, steps)`.
+        channels: of the input `(batch, channels, ..., steps)`.
 
     Source: Ziyin et al., 2020, "Neural Networks Fail to Learn Periodic Functions and How to Fix It"; `Snake1d` in
     `dac/nn/layers.py`, whose small constant in the denominator is kept.
@@ -27,6 +27,8 @@ class Snake(nn.Module):
         init.ones_(self.alpha)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim > 3:
+            return self(x.flatten(2)).view_as(x)
         inverse = (self.alpha + 1e-9).reciprocal()
         if cpu_inference.applies(x):
             return cpu_inference.snake(x, self.alpha, inverse)
