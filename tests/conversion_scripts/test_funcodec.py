@@ -12,6 +12,7 @@ import yaml
 
 import codec_lm_hf
 from codec_lm_hf import FunCodecConfig
+from codec_lm_hf.conversion_scripts.discriminator import CONVERTER as DISCRIMINATOR
 from codec_lm_hf.conversion_scripts.engine import ConversionError
 from codec_lm_hf.conversion_scripts.funcodec import CONVERTER, config_from_original
 from tests.common.weights import assert_holds
@@ -32,6 +33,10 @@ def changed(**sections):
     for section, values in sections.items():
         original[section] = {**original.get(section, {}), **values} if isinstance(values, dict) else values
     return original
+
+
+def in_both(**values):
+    return {"encoder_conf": values, "decoder_conf": values}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -56,6 +61,19 @@ def test_what_is_not_said_has_the_defaults_of_the_original_not_of_our_configurat
         }
     )
     assert not config.normalize and config.hop_length == 320 and config.frequency_ratios == (4, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "activation"),
+    [
+        ({}, "elu"),
+        ({"activation": "snake"}, "snake"),
+        ({"activation": "ELU", "activation_params": {}}, "elu"),
+        ({"activation": "LeakyReLU", "activation_params": {"negative_slope": 0.2}}, "leaky_relu"),
+    ],
+)
+def test_activations_that_the_original_has_by_name(options, activation):
+    assert config_from_original(changed(**in_both(**options))).activation == activation
 
 
 def test_segments_are_those_of_the_configuration():
@@ -88,7 +106,11 @@ def test_segments_are_those_of_the_configuration():
         ),
         ({"encoder_conf": {"ratios": [4, 4]}}, "must agree, but upsampling_ratios is"),
         ({"encoder_conf": {"width": 3}}, "encoder_conf has the unknown option 'width'"),
-        ({"encoder_conf": {"activation": "snake"}}, "activation='snake' is not supported"),
+        ({"encoder_conf": {"activation": "snake"}}, "must agree, but activation is 'snake' and 'ELU'"),
+        (in_both(activation="GELU", activation_params={}), "activation='GELU' .*LeakyReLU"),
+        (in_both(activation="LeakyReLU", activation_params={"negative_slope": 0.1}), "activation_params=.*0.1"),
+        (in_both(norm="spectral_norm"), "norm_type='spectral_norm' is not supported; time_group_norm"),
+        (in_both(pad_mode="replicate"), "pad_mode='replicate' is not supported; reflect"),
         ({"encoder_conf": {"seq_model": "transformer"}, "decoder_conf": {"seq_model": "transformer"}}, "transformer"),
         ({"quantizer_conf": {"codec_dim": 4}}, "codec_dim=4 is not supported"),
         ({"quantizer": "identity_quantizer"}, "identity_quantizer is not supported"),
@@ -178,3 +200,56 @@ def test_a_model_with_another_number_of_codebooks_is_refused(tmp_path):
             tmp_path / "ours",
             config=changed(quantizer_conf={"num_quantizers": 2}),
         )
+
+
+SCALES = {"channels": 4, "max_downsample_channels": 8, "downsample_scales": [2, 1], "max_groups": 4}
+PERIODS = {"channels": 4, "downsample_scales": [3, 1], "use_weight_norm": False, "use_spectral_norm": True}
+STFT = {"name": "encodec_multi_scale_stft_discriminator", "filters": 2, "n_ffts": [64], "hop_lengths": [16]}
+STFT["win_lengths"] = [64]
+
+
+def discriminators(*entries):
+    return DISCRIMINATOR.config_from_original({"disc_conf_list": list(entries)})
+
+
+def test_discriminators_of_the_same_kind_in_several_groups_are_told_apart():
+    both = {
+        "name": "hifigan_multi_scale_multi_period_discriminator",
+        "scales": 2,
+        "scale_discriminator_params": SCALES,
+        "periods": [3],
+        "period_discriminator_params": {**PERIODS, "nonlinear_activation_params": {"negative_slope": 0.3}},
+    }
+    config = discriminators({**STFT, "activation_params": {"negative_slope": 0.4}}, both, STFT)
+    assert [part["kind"] for part in config.parts] == ["stft", "scale", "scale", "period", "stft"]
+    assert [part["negative_slope"] for part in config.parts] == [0.4, 0.1, 0.1, 0.3, 0.2]
+    assert config.parts[3]["norm_type"] == "spectral_norm"
+    places = ["0.discriminators.0", "1.msd.discriminators.0", "1.msd.discriminators.1", "1.mpd.discriminators.0"]
+    state = {
+        f"{prefix}discriminator.discriminators.{place}.convs.0.0.bias": torch.tensor(float(index))
+        for prefix in ("", "model/")
+        for index, place in enumerate([*places, "2.discriminators.0"])
+        if prefix == ("model/" if index % 2 else "")
+    }
+    state |= {"model/encoder.model.0.conv.conv.bias": torch.zeros(1), "optimizers": []}
+    renamed = DISCRIMINATOR.rename(dict(sorted(state.items(), reverse=True)), config)
+    assert {key: int(value) for key, value in renamed.items()} == {
+        f"discriminators.{index}.convs.0.bias": index for index in range(5)
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"name": "hifigan_multi_period_discriminator", "discriminator_params": {"bias": False}}, "bias=False"),
+        (
+            {"name": "hifigan_multi_scale_discriminator", "downsample_pooling_params": {"kernel_size": 2}},
+            "downsample_pooling_params=",
+        ),
+        ({**STFT, "activation": "ReLU"}, "activation='ReLU' is not supported; it must be 'LeakyReLU'"),
+        ({**STFT, "filters_scale": 2}, "filters_scale=2"),
+    ],
+)
+def test_discriminators_that_are_not_ours_are_refused_by_name(entry, message):
+    with pytest.raises(ConversionError, match=message):
+        discriminators(entry)

@@ -6,6 +6,8 @@ package, the trainer checkpoints of AudioDec, and FunCodec's `model.pth`.
 
 from __future__ import annotations
 
+import re
+
 from ..configuration.discriminators import (
     ENCODEC_PAPER_SIZES,
     HIFIGAN_PERIODS,
@@ -17,7 +19,7 @@ from ..configuration.discriminators import (
     stft_parts,
 )
 from ..modeling.discriminators import CodecDiscriminator
-from .engine import ConversionError, Converter, Rules, read_nested
+from .engine import ConversionError, Converter, Rules, State, read_nested
 
 # How the originals call a group of parts of one kind.
 _GROUP = {"period": "mpd", "scale": "msd", "stft": "mstftd", "magnitude": "mrsd|mrd|msd", "bands": "mrd"}
@@ -39,6 +41,9 @@ _SPECTRAL = [
 ]
 # Arguments of `MultiScaleSTFTDiscriminator` that no part has. With a `filters_scale` of 1, `max_filters` does nothing.
 _FIXED = {"out_channels": 1, "activation": "LeakyReLU", "filters_scale": 1}
+_FUNCODEC_PART = re.compile(
+    r"(?:model/)?discriminator\.discriminators\.(\d+)\.(?:(msd|mpd)\.)?(?:discriminators\.(\d+)\.)?(.+)"
+)
 
 
 def rules(config: CodecDiscriminatorConfig) -> Rules:
@@ -51,8 +56,7 @@ def rules(config: CodecDiscriminatorConfig) -> Rules:
         place, seen[kind] = seen[kind], seen[kind] + 1
         origin = (
             rf"(?:(?:state_dict/)?discriminators\.{index}"
-            rf"|(?:discriminators/)?(?:model/discriminator/)?(?:{_GROUP[kind]})[/.]discriminators\.{place}"
-            rf"|discriminator\.discriminators\.{kinds.index(kind)}\.discriminators\.{place})\."
+            rf"|(?:discriminators/)?(?:model/discriminator/)?(?:{_GROUP[kind]})[/.]discriminators\.{place})\."
         )
         table.append((origin + r"(?:spec_transform\.)?window", None))
         options = config.options(index)
@@ -76,8 +80,22 @@ def rules(config: CodecDiscriminatorConfig) -> Rules:
             ]
     # What lies beside the discriminator in such files.
     trainer = r"(?:metadata|optim_g|optim_d|optimizer|scheduler|model/generator)/.*|steps|epochs?"
-    funcodec = r"(?:encoder|quantizer|decoder|mel_spec_transforms|enc_trans_func|dec_trans_func|ppg_\w+)\..*"
+    trainer += r"|(?:reporter|scaler)(?:/.*)?|optimizers|schedulers|ema_model"
+    parts = "encoder|quantizer|decoder|mel_spec_transforms|context_model|ppg_\\w+"
+    funcodec = rf"(?:model/)?(?:{parts}|enc_trans_func|dec_trans_func|stft_fun|inverse_fun)\..*"
     return [*table, (trainer, None), (funcodec, None)]
+
+
+def _prepare(state: State, config: CodecDiscriminatorConfig) -> State:
+    """FunCodec's parts, which lie in groups as its `disc_conf_list` has them, numbered as in `config.parts`."""
+    found = {key: match for key in state if (match := _FUNCODEC_PART.fullmatch(key))}
+    # Where one group holds both, those of the scales come first.
+    place = {key: (int(match[1]), match[2] == "mpd", int(match[3] or 0)) for key, match in found.items()}
+    number = {part: index for index, part in enumerate(sorted(set(place.values())))}
+    return {
+        f"discriminators.{number[place[key]]}.{found[key][4]}" if key in found else key: value
+        for key, value in state.items()
+    }
 
 
 def config_from_original(original: dict) -> CodecDiscriminatorConfig:
@@ -239,16 +257,80 @@ def _from_audiodec(params: dict) -> CodecDiscriminatorConfig:
     return CodecDiscriminatorConfig(parts=spectra + periods)
 
 
+_FUNCODEC_PERIODS = {
+    "kernel_sizes": (5, 3),
+    "channels": 32,
+    "downsample_scales": (3, 3, 3, 3, 1),
+    "max_downsample_channels": 1024,
+}
+_FUNCODEC_SCALES = {
+    "kernel_sizes": (15, 41, 5, 3),
+    "channels": 128,
+    "max_downsample_channels": 1024,
+    "max_groups": 16,
+    "downsample_scales": (2, 2, 4, 4, 1),
+}
+_FUNCODEC_POOLING = {"kernel_size": 4, "stride": 2, "padding": 2}
+
+
 def _funcodec(conf: dict) -> list[dict]:
     """One entry of `disc_conf_list`."""
     name, options = conf["name"], {key: value for key, value in conf.items() if key != "name"}
     if name == "encodec_multi_scale_stft_discriminator":
-        return _stft({**options, "pooled_logits": True})
+        return _funcodec_stft(options)
     if name == "hifigan_multi_period_discriminator":
-        return _parallel_wavegan_periods(options["periods"], options["discriminator_params"])
+        return _funcodec_periods(options, options.get("discriminator_params"))
     if name == "hifigan_multi_scale_discriminator":
-        return _parallel_wavegan_scales(options["scales"], options["discriminator_params"])
+        return _funcodec_scales(options, options.get("discriminator_params"), "")
+    if name == "hifigan_multi_scale_multi_period_discriminator":
+        return _funcodec_scales(options, options.get("scale_discriminator_params"), "scale_") + _funcodec_periods(
+            options, options.get("period_discriminator_params")
+        )
     raise ConversionError(f"FunCodec's {name!r} is not supported; no published model has it.")
 
 
-CONVERTER = Converter(CodecDiscriminatorConfig, CodecDiscriminator, rules, config_from_original, read=read_nested)
+def _funcodec_stft(options: dict) -> list[dict]:
+    # Filters do not grow: a model with another filters_scale cannot be built there.
+    known = {name: value for name, value in options.items() if name not in ("filters_scale", "max_filters")}
+    known = {"filters": 32, "n_ffts": (1024, 2048, 512), **known, "pooled_logits": True}
+    _require(options, "filters_scale", 1)
+    if options.get("max_filters", 1024) < known["filters"]:
+        raise ConversionError(f"max_filters {options['max_filters']} are fewer than filters {known['filters']}.")
+    slope = _slope({"activation_params": {"negative_slope": 0.2}, **options}, "activation")
+    return _stft({name: value for name, value in known.items() if not name.startswith("activation")} | slope)
+
+
+def _funcodec_periods(options: dict, given: dict | None) -> list[dict]:
+    params = {**_FUNCODEC_PERIODS, **(given or {})}
+    norm_type = "weight_norm" if params.get("use_weight_norm", True) else "none"
+    norm_type = "spectral_norm" if params.get("use_spectral_norm", False) else norm_type
+    _require(params, "bias", True)
+    extra = {"norm_type": norm_type, **_slope(params, "nonlinear_activation")}
+    parts = _parallel_wavegan_periods(options.get("periods", HIFIGAN_PERIODS), params)
+    return [{**part, **extra} for part in parts]
+
+
+def _funcodec_scales(options: dict, given: dict | None, prefix: str) -> list[dict]:
+    params = {**_FUNCODEC_SCALES, **(given or {})}
+    _require(params, "bias", True)
+    _require(options, f"{prefix}downsample_pooling", "AvgPool1d")
+    _require(options, f"{prefix}downsample_pooling_params", _FUNCODEC_POOLING)
+    parts = _parallel_wavegan_scales(options.get("scales", 3), params)
+    return [{**part, **_slope(params, "nonlinear_activation")} for part in parts]
+
+
+def _slope(params: dict, activation: str) -> dict:
+    """Of a leaky ReLU, which `activation` must be; HiFi-GAN's by default."""
+    _require(params, activation, "LeakyReLU")
+    given = params.get(f"{activation}_params", {"negative_slope": 0.1})
+    return {"negative_slope": given.get("negative_slope", 0.01)}
+
+
+def _require(options: dict, name: str, known: object) -> None:
+    if options.get(name, known) != known:
+        raise ConversionError(f"a discriminator with {name}={options[name]!r} is not supported; it must be {known!r}.")
+
+
+CONVERTER = Converter(
+    CodecDiscriminatorConfig, CodecDiscriminator, rules, config_from_original, read=read_nested, prepare=_prepare
+)
