@@ -238,6 +238,26 @@ def test_discriminators_of_the_same_kind_in_several_groups_are_told_apart():
     }
 
 
+def test_discriminators_of_soundstream():
+    waves = {"name": "soundstream_multi_scale_discriminator", "discriminator_params": {"layers": 1, "chan_max": 32}}
+    spectra = {"name": "soundstream_complex_stft_discriminator", "channels": 4, "logits_abs": False}
+    config = discriminators(spectra, {**waves, "disc_multi_scales": [1, 0.5, 0.125]})
+    assert config.parts[0] == {"kind": "complex_stft", "filters": 4, "absolute_logits": False}
+    assert [(part["pooling"], part["max_channels"]) for part in config.parts[1:]] == [(1, 32), (2, 32), (4, 32)]
+    keys = ["0.layers.5.1.b", "0.final_conv.weight", "1.discriminators.2.conv_layers.0.0.bias"]
+    state = {f"discriminator.discriminators.{key}": torch.zeros(1) for key in keys}
+    state |= {
+        f"discriminator.discriminators.1.discriminators.{scale}.init_conv.bias": torch.zeros(1) for scale in (0, 1)
+    }
+    assert sorted(DISCRIMINATOR.rename(state, config)) == [
+        "discriminators.0.conv_post.weight",
+        "discriminators.0.units.5.1.b",
+        "discriminators.1.first.bias",
+        "discriminators.2.first.bias",
+        "discriminators.3.convs.0.bias",
+    ]
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

@@ -104,6 +104,16 @@ NARROW = {
     "stft": {**stft_parts((128,))[0], "filters": 4},
     "bands": {"kind": "bands", "n_fft": 128, "filters": 4},
     "magnitude": {"kind": "magnitude", "n_fft": 128, "hop_length": 32, "win_length": 100, "filters": 4},
+    "wave": {"kind": "wave", "pooling": 2, "channels": 4, "num_layers": 2},
+    "complex_stft": {
+        "kind": "complex_stft",
+        "n_fft": 128,
+        "hop_length": 32,
+        "win_length": 100,
+        "filters": 2,
+        "multipliers": (1, 2),
+        "strides": ((1, 2), (2, 2)),
+    },
 }
 
 
@@ -160,7 +170,7 @@ def test_levelled_input_is_judged_whatever_its_level():
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"kind": "wavelet"}, "kind must be one of period, scale, stft, bands, magnitude, got 'wavelet'"),
+        ({"kind": "wavelet"}, "kind must be one of period, scale, stft, bands, magnitude, wave, .*got 'wavelet'"),
         ({"kind": "period", "periods": 3}, "has no 'periods'; it has: period, channels"),
         ({"kind": "period"}, "needs 'period'"),
         ({**NARROW["period"], "norm_type": "batch"}, "norm_type must be one of .*got 'batch'"),

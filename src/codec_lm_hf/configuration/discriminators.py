@@ -67,6 +67,25 @@ PART_DEFAULTS: dict[str, dict[str, Any]] = {
         "norm_type": "weight_norm",
         "negative_slope": 0.2,
     },
+    # SoundStream's, of the waveform and of spectra.
+    "wave": {
+        "pooling": 1,
+        "channels": 16,
+        "num_layers": 4,
+        "groups": 4,
+        "max_channels": 1024,
+        "negative_slope": 0.1,
+    },
+    "complex_stft": {
+        "n_fft": 1024,
+        "hop_length": 256,
+        "win_length": 1024,
+        "filters": 32,
+        "multipliers": (1, 2, 4, 4, 8, 8),
+        "strides": ((1, 2), (2, 2), (1, 2), (2, 2), (1, 2), (2, 2)),
+        "normalized": False,
+        "absolute_logits": True,
+    },
 }
 NORM_TYPES = ("weight_norm", "spectral_norm", "none")
 HIFIGAN_PERIODS = (2, 3, 5, 7, 11)
@@ -142,9 +161,9 @@ class CodecDiscriminatorConfig(PresetConfig):
     """Configuration of `CodecDiscriminator`: a list of parts, each with an opinion of its own.
 
     Args:
-        parts: one dict for each part: its `kind` (`"period"`, `"scale"`, `"stft"`, `"bands"` or `"magnitude"`) and
-            whatever differs from `PART_DEFAULTS`. The functions beside this class make lists of them. Default: the
-            three scales of EnCodec's code.
+        parts: one dict for each part: its `kind` (`"period"`, `"scale"`, `"stft"`, `"bands"`, `"magnitude"`, `"wave"`
+            or `"complex_stft"`) and whatever differs from `PART_DEFAULTS`. The functions beside this class make lists
+            of them. Default: the three scales of EnCodec's code.
         audio_channels: of the audio to judge.
         level_input: take the mean off each row and bring its peak to 0.8 first, as Descript's does.
     """

@@ -41,6 +41,20 @@ _SPECTRAL = [
 ]
 # Arguments of `MultiScaleSTFTDiscriminator` that no part has. With a `filters_scale` of 1, `max_filters` does nothing.
 _FIXED = {"out_channels": 1, "activation": "LeakyReLU", "filters_scale": 1}
+# Of SoundStream's kinds.
+_LAYERS = {
+    "wave": [
+        (r"init_conv\.", r"first."),
+        (r"conv_layers\.(\d+)\.0\.", r"convs.\1."),
+        (r"final_conv\.0\.", r"hidden."),
+        (r"final_conv\.2\.", r"conv_post."),
+    ],
+    "complex_stft": [
+        (r"init_conv\.", r"first."),
+        (r"layers\.(\d+)\.(\d)\.", r"units.\1.\2."),
+        (r"final_conv\.", r"conv_post."),
+    ],
+}
 _FUNCODEC_PART = re.compile(
     r"(?:model/)?discriminator\.discriminators\.(\d+)\.(?:(msd|mpd)\.)?(?:discriminators\.(\d+)\.)?(.+)"
 )
@@ -53,6 +67,15 @@ def rules(config: CodecDiscriminatorConfig) -> Rules:
     seen = dict.fromkeys(kinds, 0)
     for index, part in enumerate(config.parts):
         kind = part["kind"]
+        if kind in _LAYERS:
+            table += [
+                (
+                    rf"discriminators\.{index}\.{layer}(?P<name>weight|bias|b)",
+                    rf"discriminators.{index}.{ours}\g<name>",
+                )
+                for layer, ours in _LAYERS[kind]
+            ]
+            continue
         place, seen[kind] = seen[kind], seen[kind] + 1
         origin = (
             rf"(?:(?:state_dict/)?discriminators\.{index}"
@@ -286,7 +309,33 @@ def _funcodec(conf: dict) -> list[dict]:
         return _funcodec_scales(options, options.get("scale_discriminator_params"), "scale_") + _funcodec_periods(
             options, options.get("period_discriminator_params")
         )
+    if name == "soundstream_multi_scale_discriminator":
+        return _soundstream_waves(options)
+    if name == "soundstream_complex_stft_discriminator":
+        return [_renamed(options, kind="complex_stft")]
     raise ConversionError(f"FunCodec's {name!r} is not supported; no published model has it.")
+
+
+def _soundstream_waves(options: dict) -> list[dict]:
+    scales = options.get("disc_multi_scales", (1, 0.5, 0.25))
+    # Each lowers the rate of the audio, not that of the scale before it.
+    poolings = [1, *(int(higher / lower) for higher, lower in zip(scales[:-1], scales[1:], strict=True))]
+    params = options.get("discriminator_params", {})
+    return [_renamed(params, kind="wave", pooling=pooling) for pooling in poolings]
+
+
+def _renamed(options: dict, **fields) -> dict:
+    """The options of one of SoundStream's parts by our names, after `fields`."""
+    ours = {
+        "wave": {"layers": "num_layers", "chan_max": "max_channels"},
+        "complex_stft": {
+            "channels": "filters",
+            "chan_mults": "multipliers",
+            "stft_normalized": "normalized",
+            "logits_abs": "absolute_logits",
+        },
+    }[fields["kind"]]
+    return {**fields, **{ours.get(name, name): value for name, value in options.items()}}
 
 
 def _funcodec_stft(options: dict) -> list[dict]:

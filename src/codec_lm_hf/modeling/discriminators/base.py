@@ -15,6 +15,7 @@ from ...hub import HubModelMixin
 from ..layers.conv import has_weight_norm, reset_weight_norm
 from ..layers.stft import HannWindow
 from .parts import SpectralNorm, has_spectral_norm
+from .soundstream import ComplexConv2d, ComplexStftDiscriminator, ModRelu, WaveDiscriminator
 from .spectral import BandDiscriminator, MagnitudeDiscriminator, StftDiscriminator
 from .waveform import PeriodDiscriminator, ScaleDiscriminator
 
@@ -24,6 +25,8 @@ _KINDS: dict[str, type[nn.Module]] = {
     "stft": StftDiscriminator,
     "bands": BandDiscriminator,
     "magnitude": MagnitudeDiscriminator,
+    "wave": WaveDiscriminator,
+    "complex_stft": ComplexStftDiscriminator,
 }
 
 
@@ -77,5 +80,5 @@ class CodecDiscriminator(HubModelMixin, PreTrainedModel):
             reset_weight_norm(module)
         if has_spectral_norm(module):
             init.kaiming_uniform_(module.parametrizations.weight.original, a=5**0.5)
-        if isinstance(module, (HannWindow, SpectralNorm)):
+        if isinstance(module, (ComplexConv2d, HannWindow, ModRelu, SpectralNorm)):
             module.reset()
