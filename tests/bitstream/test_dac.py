@@ -182,6 +182,10 @@ class TestCompression:
         assert not file.padding and file.codes.shape[-1] == -(-samples // advance) * file.chunk_length
         assert dac.decompress(data, MODEL).shape == audio.shape
 
+    def test_audio_as_long_as_the_window_is_coded_at_once(self):
+        """2.01 s times 16 kHz are less than 32160 samples in floating point; 32160 samples are 2.01 s."""
+        assert read(dac.compress(MODEL, noise(32_160), window_seconds=2.01)).padding
+
     def test_without_padding_is_offline_where_the_ends_are_far(self):
         hop, reach, stride = MODEL.config.hop_length, 0, 1
         for conv in dac._convolutions(MODEL.encoder):

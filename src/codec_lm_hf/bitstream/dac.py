@@ -72,7 +72,7 @@ def compress(
         values = values * 10 ** ((normalize_db - loudness) / 20)
     values = values / values.abs().amax(-1, keepdim=True).clamp(min=1)
     rows = values[:, None].to(model.device)
-    padding = window_seconds is None or rows.shape[-1] <= window_seconds * rate
+    padding = window_seconds is None or rows.shape[-1] / rate <= window_seconds
     with torch.no_grad():
         if padding:
             codes = [model.encode(rows, num_quantizers=count).audio_codes]
