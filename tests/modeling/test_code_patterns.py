@@ -67,6 +67,19 @@ def test_logits_of_a_perfect_model_give_the_codes_back(pattern):
     assert torch.equal((labels != -100).sum((1, 2)), torch.full((2,), codes[0].numel()))
 
 
+def test_streams_that_are_all_late_are_valid_to_the_last_but_for_what_they_differ_by():
+    """As audiocraft counts; a delay of all leaves empty steps at the beginning."""
+    for pattern in (code_patterns.delay(5, [2, 3]), code_patterns.coarse_first(5, 3, [2, 3])):
+        assert pattern.valid_length == pattern.length - 1
+    assert code_patterns.unroll(5, [0, 1], [2, 3]).valid_length == code_patterns.unroll(5, [0, 1], [2, 3]).length - 1
+
+
+def test_more_flat_frames_than_there_are_leave_nothing_late():
+    pattern, all_flat = code_patterns.delay(4, [0, 1], flatten_first=9), code_patterns.flatten(4, 2)
+    assert torch.equal(pattern.steps, all_flat.steps)
+    assert (pattern.length, pattern.valid_length) == (all_flat.length, all_flat.valid_length)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -120,10 +120,10 @@ class CodePattern:
         return torch.where(within.to(sequence.device), found, torch.full_like(found, fill))
 
 
-def _one_slot_per_stream(steps: Tensor, length: int, longest_delay: int = 0) -> CodePattern:
-    """A pattern in which every stream keeps a slot of its own."""
+def _one_slot_per_stream(steps: Tensor, length: int, late: int = 0) -> CodePattern:
+    """A pattern in which every stream keeps a slot of its own, the last one so many frames later than the first."""
     slots = torch.arange(len(steps))[:, None].expand_as(steps)
-    return CodePattern(steps, slots, len(steps), length, length - longest_delay)
+    return CodePattern(steps, slots, len(steps), length, length - late)
 
 
 def _check(frames: int, streams: int, delays: Sequence[int] = ()) -> None:
@@ -159,7 +159,9 @@ def delay(frames: int, delays: Sequence[int], flatten_first: int = 0, empty_init
         begin + frame * len(delays) + stream,
         after_flat + frame - flat + torch.tensor(delays)[:, None],
     )
-    return _one_slot_per_stream(steps, after_flat + frames - flat + longest, longest)
+    length, late = after_flat + max(0, frames + longest - flatten_first), longest - min(delays)
+    # Where all frames are flat, no stream is later than another.
+    return _one_slot_per_stream(steps, length, late if frames + late > flatten_first else 0)
 
 
 def parallel(frames: int, streams: int) -> CodePattern:
@@ -193,7 +195,7 @@ def unroll(frames: int, flattening: Sequence[int], delays: Sequence[int] | None 
     ]
     step_of = {(frame, inner): 1 + place for place, (_, frame, _, inner) in enumerate(sorted(order))}
     steps = torch.tensor([[step_of[frame, inner] for frame in range(frames)] for inner in flattening])
-    return _one_slot_per_stream(steps, 1 + len(order), longest)
+    return _one_slot_per_stream(steps, 1 + len(order), longest - min(delays))
 
 
 def coarse_first(frames: int, streams: int, delays: Sequence[int] | None = None) -> CodePattern:
@@ -206,9 +208,9 @@ def coarse_first(frames: int, streams: int, delays: Sequence[int] | None = None)
     if len(delays) != streams - 1:
         raise ValueError(f"coarse_first needs a delay for each of the {streams - 1} later streams, got {len(delays)}.")
     stream, frame = _grid(frames, streams)
-    longest = max(delays, default=0)
     steps = 1 + frame + torch.where(stream > 0, frames + torch.tensor([0, *delays])[:, None], 0)
-    return _one_slot_per_stream(steps, int(steps.max()) + 1, longest)
+    late = max(delays, default=0) - min(delays, default=0)
+    return _one_slot_per_stream(steps, int(steps.max()) + 1, late)
 
 
 def grouped(frames: int, streams: int, group_size: int) -> CodePattern:
