@@ -13,6 +13,7 @@ import codec_lm_hf
 from codec_lm_hf import ValleConfig, ValleForConditionalGeneration, ValleProcessor
 from codec_lm_hf.modeling.lm_base import NO_CODE
 from codec_lm_hf.processing.text import graphemes, gruut, ipa, symbol_table
+from tests.common.tiny import TINY
 
 TEXTS = ["one two", "Three,  four!"]
 BUNDLED = {"num_codebooks": 2, "codebook_size": 1024}
@@ -157,6 +158,19 @@ def test_longer_prompts_are_cut_where_asked_to():
     ours, wave = processor(codec_name="bundled:codec", prompt_seconds=[0.5, 1.0]), speech(1.5)
     cut = ours(["one"] * 2, audio=[wave, wave[:12000]], sampling_rate=16000, truncation=True)["prompt_codes"]
     assert torch.equal(cut, ours(["one"] * 2, audio=[wave[:16000], wave[:12000]])["prompt_codes"])
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0])
+def test_codes_of_a_codec_that_normalises_sound_without_its_gains(seconds):
+    codec = TINY["encodec-segments"].model()
+    ours = processor(codebook_size=codec.config.codebook_size)
+    ours.codec = codec
+    found = ours.encode(speech(seconds, codec.config.sampling_rate))[0]
+    heard = ours.decode(found)
+    segments = codec.segments_of(found.shape[-1])
+    with torch.no_grad():
+        assert torch.equal(heard, codec.decode(found[None], torch.ones(1, segments)).audio_values[0])
+    assert (segments == 1) == (seconds < 0.4)
 
 
 def test_from_a_text_to_a_waveform_and_training_by_the_collator(tmp_path):

@@ -38,6 +38,10 @@ class CodecSegments:
         """Frames of a full segment."""
         return self._frames_of(self.config.chunk_length)
 
+    def segments_of(self, frames: int) -> int:
+        """Segments that stand on a code axis of so many frames: the gains of a codec that normalises."""
+        return 1 if self.config.chunk_length is None else -(-frames // self._slot)
+
     def _num_frames(self, samples: Tensor | int) -> Tensor | int:
         """Frames on the code axis of a row of `samples` samples, with the unused end of every slot but the last."""
         if self.config.chunk_length is None:
@@ -86,7 +90,7 @@ class CodecSegments:
 
     def _decode_segments(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         frames, stride = codes.shape[-1], self.config.chunk_stride
-        segments = -(-frames // self._slot)
+        segments = self.segments_of(frames)
         if self.config.normalize:
             self._check_scales(codes, scales, segments)
         if segments == 1:

@@ -221,6 +221,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
 
         Args:
             codes: `(batch, codebooks, frames)`, -100 after a row's end. A row without frames becomes no samples.
+                Codes say nothing of the gain that a codec which normalises has beside them: it is 1 throughout.
 
         Raises:
             ValueError: codes that are not the model's.
@@ -237,8 +238,11 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             if length == 0:
                 waves.append(torch.zeros(self._channels(config), 0))
                 continue
-            decoded = self.codec.decode(self.sides_of(row[:, :length]).to(self.codec.device)).audio_values
-            waves.append(decoded.flatten(0, 1).float().cpu())
+            sides = self.sides_of(row[:, :length]).to(self.codec.device)
+            scales = None
+            if config.normalize:
+                scales = torch.ones(len(sides), self.codec.segments_of(length), device=sides.device)
+            waves.append(self.codec.decode(sides, scales).audio_values.flatten(0, 1).float().cpu())
         return waves
 
     def decode(self, codes: Tensor) -> Tensor:
