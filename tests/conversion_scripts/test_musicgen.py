@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -12,8 +13,14 @@ from transformers import AutoModelForTextToWaveform, AutoProcessor
 import codec_lm_hf
 from codec_lm_hf import MusicGenLMProcessor
 from codec_lm_hf.conversion_scripts.engine import ConversionError
+from codec_lm_hf.conversion_scripts.musicgen import CONVERTER
 from tests.parity.harness import PROJECT
 
+# Values of the case's configuration, by the names on the way to them.
+T5 = "conditioners.description.t5."
+CHROMA = {"model": "chroma_stem", "chroma_stem": {"n_chroma": 12, "radix2_exp": 9, "argmax": True}}
+MELODY = {"conditioners.self_wav": CHROMA, "fuser.cross": [], "fuser.prepend": ["description", "self_wav"]}
+STEREO = {"interleave_stereo_codebooks.use": True, "channels": 2}
 CASE = PROJECT / "tests/parity/cases/musicgen/text_mono"
 LM, CODEC = "state_dict.bin", "compression_state_dict.bin"
 
@@ -75,3 +82,78 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(original, tmp_path):
     with pytest.raises(ConversionError, match="state_dict.bin is not a file"):
         codec_lm_hf.convert("musicgen", original, tmp_path / "ours")
     assert {path.name for path in tmp_path.iterdir()} == {"original"}
+
+
+def configured(**changes):
+    """The configuration that comes of the case's, changed."""
+    original = copy.deepcopy(CONVERTER.read_config(CASE))
+    for path, value in changes.items():
+        *path, name = path.split(".")
+        part = original
+        for inner in path:
+            part = part.setdefault(inner, {})
+        part[name] = copy.deepcopy(value)
+    return CONVERTER.config_from_original(original)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"codebooks_pattern": {"modeling": "parallel"}}, {"delays": [0, 0, 0, 0]}),
+        ({"codebooks_pattern.delay": {"delays": None}}, {"delays": [0, 1, 2, 3]}),
+        ({"codebooks_pattern": {"modeling": "delay"}}, {"delays": [0, 1, 2, 3]}),
+        ({"codebooks_pattern.modeling": None, "transformer_lm.q_modeling": "parallel"}, {"delays": [0, 0, 0, 0]}),
+        ({T5 + "name": "google/flan-t5-large"}, {"text_hidden_size": 1024}),
+        ({"fuser.cross": [], "fuser.prepend": ["description"]}, {"text_condition": "prefix", "num_chroma": 0}),
+        (MELODY, {"text_condition": "prefix", "num_chroma": 12, "chroma_n_fft": 512}),
+        (
+            {"transformer_lm.card": "${cards}", "cards": 99, "codec.rvq.bins": "${b}", "codec.b": 99},
+            {"codebook_size": 99},
+        ),
+        # It is the codec that has channels, and frames that are counted in whole ones a second.
+        ({"channels": 1, "codec.channels": 2}, {"audio_channels": 2}),
+        (STEREO, {"audio_channels": 2}),
+        ({"codec.seanet.ratios": [7, 3]}, {"frame_rate": 3200 // 21}),
+    ],
+)
+def test_a_configuration_means_what_audiocraft_makes_of_it(changes, fields):
+    config = configured(**changes)
+    assert {name: getattr(config, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformer_lm.activation": "relu"}, "activation='relu' is not supported"),
+        ({"transformer_lm": {"dim": 8}}, "activation='relu' is not supported"),
+        ({"transformer_lm.positional_scale": 0.5}, "positional_scale=0.5 is not supported"),
+        ({"transformer_lm.max_period": 100}, "max_period=100 is not supported"),
+        ({"transformer_lm.hidden_scale": 2.5}, "hidden_scale=2.5 is not supported"),
+        ({"codebooks_pattern.modeling": "unroll"}, "the pattern 'unroll' is not supported"),
+        ({"codebooks_pattern.delay.flatten_first": 2}, "flatten_first=2 is not supported"),
+        ({"fuser.cross_attention_pos_emb": True}, "cross_attention_pos_emb=True is not supported"),
+        (
+            {"fuser.cross": [], "fuser.sum": ["description"]},
+            r"the conditions \{'description': \('t5', None\)\} are not",
+        ),
+        ({"conditioners": None}, r"the conditions \{\} are not supported"),
+        ({"conditioners.genre": {"model": "lut"}}, "'genre': .'lut', None.* are not supported"),
+        ({T5 + "normalize_text": True}, "normalize_text=True is not supported"),
+        ({**MELODY, "conditioners.self_wav.chroma_stem.winhop": 100}, "winhop=100 is not supported"),
+        ({**STEREO, "interleave_stereo_codebooks.per_timestep": True}, "per_timestep=True is not supported"),
+        ({"codec.seanet.decoder": {"n_filters": 8}}, r"other values of one of the two for \['n_filters'\]"),
+    ],
+)
+def test_what_no_published_model_has_is_refused_by_name(changes, message):
+    with pytest.raises(ConversionError, match=message):
+        configured(**changes)
+
+
+def test_weights_of_torch_s_own_attention_are_read(original, tmp_path):
+    file = torch.load(original / LM, weights_only=True)
+    file["best_state"] = {name.replace("_attn.", "_attn.mha."): value for name, value in file["best_state"].items()}
+    torch.save(file, original / LM)
+    one, two = (
+        codec_lm_hf.convert("musicgen", path / LM, tmp_path / name) for path, name in ((CASE, "a"), (original, "b"))
+    )
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()

@@ -43,7 +43,13 @@ def config_of(file: dict, path: Path) -> dict:
 
 
 def resolve(config: dict, value: object) -> object:
-    """A value, or what it refers to (`${sample_rate}`, `${encodec.causal}`)."""
+    """A value, or what it refers to (`${sample_rate}`, `${encodec.causal}`); in a part of the configuration, of each.
+
+    Raises:
+        ConversionError: it refers to what is not there.
+    """
+    if isinstance(value, dict):
+        return {name: resolve(config, inner) for name, inner in value.items()}
     reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
     if reference is None:
         return value

@@ -100,16 +100,22 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
 
 def _from_audiocraft(original: dict) -> dict:
     """The part of AudioCraft's training configuration that makes the codec, under EnCodec's own names."""
-    seanet = {name: audiocraft.resolve(original, value) for name, value in original["seanet"].items()}
-    outer, encoder = seanet.pop("disable_norm_outer_blocks", 0), seanet.pop("encoder", None)
+    seanet, rvq, sampling_rate = (
+        audiocraft.resolve(original, original[name]) for name in ("seanet", "rvq", "sample_rate")
+    )
+    outer, encoder = seanet.pop("disable_norm_outer_blocks", 0), seanet.pop("encoder", {})
     decoder = {name: value for name, value in seanet.pop("decoder", {}).items() if name != "final_activation_params"}
-    if original.get("compression_model", "encodec") != "encodec" or outer or encoder:
-        raise ConversionError("only AudioCraft's EnCodec is supported, with one kind of norm throughout.")
-    rvq = {name: original["rvq"][name] for name in ("n_q", "bins")}
-    found = {"seanet": seanet | decoder, "quantizer": rvq, "sample_rate": original["sample_rate"]}
+    apart = [*encoder, *(decoder.keys() & seanet.keys())]
+    if original.get("compression_model", "encodec") != "encodec" or outer or apart:
+        raise ConversionError(
+            "only AudioCraft's EnCodec is supported, with one kind of norm throughout, and an encoder that is the "
+            f"decoder's mirror; got disable_norm_outer_blocks={outer}, other values of one of the two for {apart}."
+        )
+    rvq = {name: rvq[name] for name in ("n_q", "bins")}
+    found = {"seanet": seanet | decoder, "quantizer": rvq, "sample_rate": sampling_rate}
     found["normalize"] = audiocraft.resolve(original, original["encodec"].get("renormalize", False))
     # The rate of all codebooks; the configuration does not state it.
-    frame_rate = math.ceil(original["sample_rate"] / math.prod(seanet["ratios"]))
+    frame_rate = math.ceil(sampling_rate / math.prod(seanet["ratios"]))
     rate = rvq["n_q"] * math.ceil(math.log2(rvq["bins"])) * frame_rate / 1000
     return found | {"target_bandwidths": (rate,)}
 

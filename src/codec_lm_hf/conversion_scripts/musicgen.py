@@ -37,14 +37,14 @@ from .engine import (
 _LM_FILE, _CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
 
 _LAYER = r"transformer\.layers\.(\d+)"
+# Of torch's own attention, where the configuration asks for neither `memory_efficient` nor `custom`, under `mha`.
+_PROJECTION = r"\.(?:mha\.)?(in_proj|out_proj)[._]weight"
 _CONDITIONERS = r"condition_provider\.conditioners"
 
 RULES = [
     (r"emb\.(\d+)\.weight", r"embeddings.\1.weight"),
-    (_LAYER + r"\.self_attn\.in_proj_weight", r"transformer.layers.\1.attention.in_proj.weight"),
-    (_LAYER + r"\.self_attn\.out_proj\.weight", r"transformer.layers.\1.attention.out_proj.weight"),
-    (_LAYER + r"\.cross_attention\.in_proj_weight", r"transformer.layers.\1.cross_attention.in_proj.weight"),
-    (_LAYER + r"\.cross_attention\.out_proj\.weight", r"transformer.layers.\1.cross_attention.out_proj.weight"),
+    (_LAYER + r"\.self_attn" + _PROJECTION, r"transformer.layers.\1.attention.\2.weight"),
+    (_LAYER + r"\.cross_attention" + _PROJECTION, r"transformer.layers.\1.cross_attention.\2.weight"),
     (_LAYER + r"\.linear1\.weight", r"transformer.layers.\1.feedforward_in.weight"),
     (_LAYER + r"\.linear2\.weight", r"transformer.layers.\1.feedforward_out.weight"),
     (_LAYER + r"\.norm1\.(weight|bias)", r"transformer.layers.\1.attention_norm.\2"),
@@ -85,13 +85,40 @@ _FIXED = {
     "causal": True,
     "layer_scale": None,
     "positional_embedding": "sin",
+    "positional_scale": 1,
+    "max_period": 10_000,
     "xpos": False,
     "norm": "layer_norm",
     "qk_layer_norm": False,
     "qk_layer_norm_cross": False,
     "kv_repeat": 1,
 }
-_T5_WIDTHS = {"t5-small": 512, "t5-base": 768, "t5-large": 1024}
+# What the original makes of a configuration that is silent, where that is something else.
+_DEFAULTS = {
+    "activation": "relu",
+    "norm_first": False,
+    "bias_ff": True,
+    "bias_attn": True,
+    "bias_proj": True,
+    "causal": False,
+}
+_FIXED_FUSER = {"sum": [], "input_interpolate": [], "cross_attention_pos_emb": False}
+_FIXED_T5 = {"finetune": False, "normalize_text": False}
+_FIXED_CHROMA = {"argmax": True, "winlen": None, "winhop": None, "nfft": None, "norm": math.inf}
+# Conditions, what makes each, and where it goes.
+_CONDITIONS = [
+    {"description": ("t5", "cross")},
+    {"description": ("t5", "prepend")},
+    {"description": ("t5", "prepend"), "self_wav": ("chroma_stem", "prepend")},
+]
+_T5_WIDTHS = {
+    "t5-small": 512,
+    "t5-base": 768,
+    **dict.fromkeys(("t5-large", "t5-3b", "t5-11b"), 1024),
+    "google/flan-t5-small": 512,
+    "google/flan-t5-base": 768,
+    "google/flan-t5-large": 1024,
+}
 
 
 def fields_from_original(original: dict) -> dict:
@@ -100,19 +127,12 @@ def fields_from_original(original: dict) -> dict:
     Raises:
         ConversionError: a part is missing, or a value that no published model has.
     """
+    names = ("transformer_lm", "codebooks_pattern", "fuser", "conditioners", "classifier_free_guidance")
     try:
-        lm, pattern = original["transformer_lm"], original["codebooks_pattern"]
-        fuser, text = original["fuser"], original["conditioners"]["description"]["t5"]
-        for name, value in _FIXED.items():
-            if lm.get(name, value) != value:
-                raise ConversionError(f"{name}={lm[name]!r} is not supported; every published model has {value!r}.")
-        if (
-            pattern["modeling"] != "delay"
-            or pattern["delay"].get("flatten_first")
-            or pattern["delay"].get("empty_initial")
-        ):
-            raise ConversionError(f"the pattern {pattern['modeling']!r} is not supported; published models delay.")
-        prefix = [name for name in fuser.get("prepend", []) if name in ("description", "self_wav")]
+        lm, pattern, fuser, conditioners, guidance = (audiocraft.resolve(original, original[name]) for name in names)
+        sampling_rate = audiocraft.resolve(original, original["sample_rate"])
+        duration = audiocraft.resolve(original, original["dataset"]["segment_duration"])
+        _check_fixed(_DEFAULTS | lm, _FIXED)
         fields = {
             "num_codebooks": lm["n_q"],
             "codebook_size": lm["card"],
@@ -121,29 +141,76 @@ def fields_from_original(original: dict) -> dict:
             "num_attention_heads": lm["num_heads"],
             "intermediate_ratio": lm["hidden_scale"],
             "dropout": lm["dropout"],
-            "delays": pattern["delay"]["delays"],
-            "audio_channels": original["channels"],
-            "sampling_rate": original["sample_rate"],
-            "text_encoder_name": text["name"],
-            "text_hidden_size": _T5_WIDTHS[text["name"]],
-            "text_condition": "prefix" if "description" in prefix else "cross_attention",
-            "max_duration": original["dataset"]["segment_duration"],
-            "condition_dropout": original["classifier_free_guidance"]["training_dropout"],
-            "guidance_scale": original["classifier_free_guidance"]["inference_coef"],
+            "delays": _delays(pattern, lm),
+            "sampling_rate": sampling_rate,
+            "max_duration": duration,
+            # The files do not say it: windows advance by this share of their length.
+            "extend_stride": 0.6 * duration,
+            "condition_dropout": guidance["training_dropout"],
+            "guidance_scale": guidance["inference_coef"],
         }
-        if "codec" in original:
-            fields["frame_rate"] = converter_of(family("encodec")).config_from_original(original["codec"]).frame_rate
-        if "self_wav" in prefix:
-            chroma = original["conditioners"]["self_wav"]["chroma_stem"]
-            if not chroma["argmax"] or prefix != ["self_wav", "description"]:
-                raise ConversionError(f"a melody must come first, as single pitch classes; got {prefix}, {chroma}.")
-            fields |= {"num_chroma": chroma["n_chroma"], "chroma_n_fft": 2 ** chroma["radix2_exp"]}
+        if fields["intermediate_ratio"] % 1:
+            raise ConversionError(f"hidden_scale={lm['hidden_scale']} is not supported; give a whole number.")
+        return fields | _fields_of_codec(original) | _fields_of_conditions(fuser, conditioners or {}, sampling_rate)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConversionError(
             f"the configuration is none of an AudioCraft language model: {error!r} is missing."
         ) from error
-    # The files do not say it: windows advance by this share of their length.
-    return fields | {"extend_stride": 0.6 * fields["max_duration"]}
+
+
+def _check_fixed(given: dict, fixed: dict) -> None:
+    for name, value in fixed.items():
+        if given.get(name, value) != value:
+            raise ConversionError(f"{name}={given[name]!r} is not supported; every published model has {value!r}.")
+
+
+def _delays(pattern: dict, lm: dict) -> list[int]:
+    kind = pattern["modeling"]
+    if kind is None:
+        kind, pattern = lm["q_modeling"], {}
+    options = pattern.get(kind) or {}
+    _check_fixed(options, {"flatten_first": 0, "empty_initial": 0})
+    if kind == "parallel":
+        return [0] * lm["n_q"]
+    if kind != "delay":
+        raise ConversionError(
+            f"the pattern {kind!r} is not supported; published models delay, others may be parallel."
+        )
+    delays = options.get("delays")
+    return list(range(lm["n_q"])) if delays is None else delays
+
+
+def _fields_of_codec(original: dict) -> dict:
+    sides = original.get("interleave_stereo_codebooks") or {}
+    fields = {"audio_channels": audiocraft.resolve(original, original["channels"])}
+    if "codec" in original:
+        codec = converter_of(family("encodec")).config_from_original(original["codec"])
+        fields = {"audio_channels": codec.audio_channels, "frame_rate": codec.sampling_rate // codec.hop_length}
+    if sides.get("use"):
+        _check_fixed(sides, {"per_timestep": False})
+        fields["audio_channels"] = 2
+    return fields
+
+
+def _fields_of_conditions(fuser: dict, conditioners: dict, sampling_rate: int) -> dict:
+    places = {name: place for place in ("cross", "prepend") for name in fuser.get(place) or ()}
+    made = {name: (part["model"], places.get(name)) for name, part in conditioners.items() if name != "args"}
+    if made not in _CONDITIONS:
+        raise ConversionError(f"the conditions {made} are not supported; published models have {_CONDITIONS}.")
+    _check_fixed(fuser, _FIXED_FUSER)
+    text = conditioners["description"]["t5"]
+    _check_fixed(text, _FIXED_T5)
+    fields = {
+        "text_encoder_name": text["name"],
+        "text_hidden_size": _T5_WIDTHS[text["name"]],
+        "text_condition": "prefix" if places["description"] == "prepend" else "cross_attention",
+    }
+    if "self_wav" in made:
+        # Whatever their order in the configuration, the original puts the melody before the text.
+        chroma = conditioners["self_wav"]["chroma_stem"]
+        _check_fixed({"argmax": False} | chroma, _FIXED_CHROMA | {"sample_rate": sampling_rate})
+        fields |= {"num_chroma": chroma["n_chroma"], "chroma_n_fft": 2 ** chroma["radix2_exp"]}
+    return fields
 
 
 def config_from_original(original: dict) -> MusicGenLMConfig:
