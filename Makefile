@@ -28,7 +28,7 @@ format: $(VENV)/.dev
 
 benchmark: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[benchmark]"
-	$(BIN)/python -m pip install --quiet --no-deps encodec==0.1.1 speechtokenizer==1.0.1 descript-audio-codec==1.0.0 funcodec==0.2.0
+	$(BIN)/python -m pip install --quiet --no-deps speechtokenizer==1.0.1 descript-audio-codec==1.0.0 funcodec==0.2.0
 	$(BIN)/python benchmarks/codec_speed.py
 
 setup: $(VENV)/.dev
@@ -46,8 +46,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[metrics,demo,gruut]"
 	touch $@
 
+# EnCodec's own program writes .ecdc files beside ours in a test; of what it depends on, nothing is needed for that.
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps encodec==0.1.1
 	touch $@
 
 clean:
