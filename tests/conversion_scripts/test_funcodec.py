@@ -222,7 +222,8 @@ def test_discriminators_of_the_same_kind_in_several_groups_are_told_apart():
     }
     config = discriminators({**STFT, "activation_params": {"negative_slope": 0.4}}, both, STFT)
     assert [part["kind"] for part in config.parts] == ["stft", "scale", "scale", "period", "stft"]
-    assert [part["negative_slope"] for part in config.parts] == [0.4, 0.1, 0.1, 0.3, 0.2]
+    slopes = [config.options(index)["negative_slope"] for index in range(len(config.parts))]
+    assert slopes == [0.4, 0.1, 0.1, 0.3, 0.2]
     assert config.parts[3]["norm_type"] == "spectral_norm"
     places = ["0.discriminators.0", "1.msd.discriminators.0", "1.msd.discriminators.1", "1.mpd.discriminators.0"]
     state = {

@@ -28,10 +28,10 @@ _NORMED = [
     (r"weight_v", "parametrizations.weight.original1"),
     (r"(weight|bias)", r"{group}"),
 ]
-# Of AudioDec's scales: each at half the rate of the one before it.
+# Of scales: each at half the rate of the one before it.
 _POOLING = {
-    "scale_downsample_pooling": "AvgPool1d",
-    "scale_downsample_pooling_params": {"kernel_size": 4, "stride": 2, "padding": 2},
+    "downsample_pooling": "AvgPool1d",
+    "downsample_pooling_params": {"kernel_size": 4, "stride": 2, "padding": 2},
 }
 _SPECTRAL = [
     (r"weight_orig", "parametrizations.weight.original"),
@@ -142,15 +142,11 @@ def config_from_original(original: dict) -> CodecDiscriminatorConfig:
 
 def _stft(options: dict) -> list[dict]:
     for name, value in _FIXED.items():
-        if options.get(name, value) != value:
-            raise ConversionError(f"{name}={options[name]!r} is not supported; this discriminator has {value!r}.")
+        _require(options, name, value)
     names = {"norm": "norm_type"}
     left_out = {*_FIXED, "max_filters", "activation_params"}
     known = {names.get(name, name): value for name, value in options.items() if name not in left_out}
-    if "activation_params" in options:
-        # Not given, it is torch's.
-        known["negative_slope"] = options["activation_params"].get("negative_slope", 0.01)
-    return stft_parts(**known)
+    return stft_parts(**known, **_slope(options, "activation"))
 
 
 def _from_encodec(original: dict) -> CodecDiscriminatorConfig:
@@ -203,6 +199,7 @@ def _from_dac(original: dict) -> CodecDiscriminatorConfig:
 
 def _parallel_wavegan_scales(count: int, options: dict) -> list[dict]:
     """Widths and groups grow from layer to layer up to a limit; no norm arrives there."""
+    _require(options, "bias", True)
     first, *rest = options["kernel_sizes"]
     strides, widths, groups = options["downsample_scales"], [options["channels"]] * 2, [1, 4]
     for _ in strides[1:]:
@@ -222,21 +219,6 @@ def _parallel_wavegan_scales(count: int, options: dict) -> list[dict]:
     )
 
 
-def _slope(options: dict) -> dict:
-    """Of the leaky ReLUs, where the options of such a group say anything.
-
-    Raises:
-        ConversionError: another activation, or convolutions without a bias.
-    """
-    activation, bias = options.get("nonlinear_activation", "LeakyReLU"), options.get("bias", True)
-    if activation != "LeakyReLU" or not bias:
-        raise ConversionError(
-            f"nonlinear_activation={activation!r} with bias={bias!r} is not supported; expected 'LeakyReLU' and True."
-        )
-    params = options.get("nonlinear_activation_params")
-    return {} if params is None else {"negative_slope": float(params.get("negative_slope", 0.01))}
-
-
 def _parallel_wavegan_periods(periods: list[int], options: dict) -> list[dict]:
     widths = [options["channels"]]
     for _ in options["downsample_scales"][1:]:
@@ -250,8 +232,7 @@ def _parallel_wavegan_periods(periods: list[int], options: dict) -> list[dict]:
         kernel_size=kernel_size,
         last_kernel_size=last_kernel_size - 1,
         norm_type=next((name for name, used in norms.items() if used), "none"),
-        # These have a bias whatever the options say.
-        **_slope({**options, "bias": True}),
+        **_slope(options),
     )
 
 
@@ -259,14 +240,13 @@ def _from_audiodec(params: dict) -> CodecDiscriminatorConfig:
     """`discriminator_params` of a training configuration, HiFi-GAN's or UnivNet's."""
     periods = _parallel_wavegan_periods(params["periods"], params["period_discriminator_params"])
     if "scales" in params:
-        pooling = {**_POOLING, **{name: params[name] for name in _POOLING if name in params}}
-        if pooling != _POOLING:
-            raise ConversionError(f"{pooling} is not supported; expected {_POOLING}.")
+        for name, value in _POOLING.items():
+            _require(params, f"scale_{name}", value)
         scales = _parallel_wavegan_scales(params["scales"], params["scale_discriminator_params"])
         return CodecDiscriminatorConfig(parts=scales + periods)
     options = params["spectral_discriminator_params"]
-    if params.get("window", "hann_window") != "hann_window":
-        raise ConversionError(f"window={params['window']!r} is not supported; expected 'hann_window'.")
+    _require(params, "window", "hann_window")
+    _require(options, "bias", True)
     spectra = magnitude_parts(
         params["fft_sizes"],
         params["hop_sizes"],
@@ -293,7 +273,6 @@ _FUNCODEC_SCALES = {
     "max_groups": 16,
     "downsample_scales": (2, 2, 4, 4, 1),
 }
-_FUNCODEC_POOLING = {"kernel_size": 4, "stride": 2, "padding": 2}
 
 
 def _funcodec(conf: dict) -> list[dict]:
@@ -345,34 +324,26 @@ def _funcodec_stft(options: dict) -> list[dict]:
     _require(options, "filters_scale", 1)
     if options.get("max_filters", 1024) < known["filters"]:
         raise ConversionError(f"max_filters {options['max_filters']} are fewer than filters {known['filters']}.")
-    slope = _slope({"activation_params": {"negative_slope": 0.2}, **options}, "activation")
-    return _stft({name: value for name, value in known.items() if not name.startswith("activation")} | slope)
+    return _stft(known)
 
 
 def _funcodec_periods(options: dict, given: dict | None) -> list[dict]:
     params = {**_FUNCODEC_PERIODS, **(given or {})}
-    norm_type = "weight_norm" if params.get("use_weight_norm", True) else "none"
-    norm_type = "spectral_norm" if params.get("use_spectral_norm", False) else norm_type
     _require(params, "bias", True)
-    extra = {"norm_type": norm_type, **_slope(params, "nonlinear_activation")}
-    parts = _parallel_wavegan_periods(options.get("periods", HIFIGAN_PERIODS), params)
-    return [{**part, **extra} for part in parts]
+    return _parallel_wavegan_periods(options.get("periods", HIFIGAN_PERIODS), params)
 
 
 def _funcodec_scales(options: dict, given: dict | None, prefix: str) -> list[dict]:
-    params = {**_FUNCODEC_SCALES, **(given or {})}
-    _require(params, "bias", True)
-    _require(options, f"{prefix}downsample_pooling", "AvgPool1d")
-    _require(options, f"{prefix}downsample_pooling_params", _FUNCODEC_POOLING)
-    parts = _parallel_wavegan_scales(options.get("scales", 3), params)
-    return [{**part, **_slope(params, "nonlinear_activation")} for part in parts]
+    for name, value in _POOLING.items():
+        _require(options, f"{prefix}{name}", value)
+    return _parallel_wavegan_scales(options.get("scales", 3), {**_FUNCODEC_SCALES, **(given or {})})
 
 
-def _slope(params: dict, activation: str) -> dict:
-    """Of a leaky ReLU, which `activation` must be; HiFi-GAN's by default."""
-    _require(params, activation, "LeakyReLU")
-    given = params.get(f"{activation}_params", {"negative_slope": 0.1})
-    return {"negative_slope": given.get("negative_slope", 0.01)}
+def _slope(options: dict, activation: str = "nonlinear_activation") -> dict:
+    """Of the leaky ReLUs, where the options say anything."""
+    _require(options, activation, "LeakyReLU")
+    params = options.get(f"{activation}_params")
+    return {} if params is None else {"negative_slope": float(params.get("negative_slope", 0.01))}
 
 
 def _require(options: dict, name: str, known: object) -> None:
