@@ -86,7 +86,7 @@ FAMILIES: tuple[Family, ...] = (
         layouts=("encodec/encodec_lm_24khz", "encodec/encodec_lm_48khz"),
         weights_license="not stated by the publisher (the repository's MIT licence names its code)",
         paper="Défossez et al., 2022, High Fidelity Neural Audio Compression",
-        summary="probabilities equal runs of the original; .ecdc bytes too, where float32 has the same last bits",
+        summary="probabilities equal runs of the original, .ecdc bytes those of its program on the same machine",
     ),
     Family(
         name="soundstream",
@@ -309,7 +309,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         weights_license="none were published",
         paper="the codecs' own: EnCodec, HiFi-GAN (also UnivNet's and Descript's)",
-        summary="logits and feature maps equal runs of the originals; UnivNet's part only by its shapes",
+        summary="logits and feature maps equal runs of the originals",
     ),
 )
 
