@@ -85,7 +85,10 @@ def test_groups_of_scales_begin_with_four_whatever_their_limit():
     ("original", "message"),
     [
         (changed(HIFIGAN, "scale_discriminator_params", bias=False), "bias=False is not supported"),
-        (changed(UNIVNET, "spectral_discriminator_params", nonlinear_activation="ELU"), "activation='ELU' .* is not"),
+        (
+            changed(UNIVNET, "spectral_discriminator_params", nonlinear_activation="ELU"),
+            "='ELU' is not supported",
+        ),
         (
             {"discriminator_params": {**UNIVNET, "window": "hamming_window"}},
             "window='hamming_window' is not supported",

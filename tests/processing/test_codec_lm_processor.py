@@ -155,6 +155,8 @@ def test_prompts_are_as_long_as_the_model_has_learnt_to_hear(seconds, rate, mess
 
 
 def test_longer_prompts_are_cut_where_asked_to():
+    with pytest.raises(ValueError, match=r"prompt_seconds must be two numbers, from and to, got \[3, 1\]"):
+        processor(prompt_seconds=[3, 1])
     ours, wave = processor(codec_name="bundled:codec", prompt_seconds=[0.5, 1.0]), speech(1.5)
     cut = ours(["one"] * 2, audio=[wave, wave[:12000]], sampling_rate=16000, truncation=True)["prompt_codes"]
     assert torch.equal(cut, ours(["one"] * 2, audio=[wave[:16000], wave[:12000]])["prompt_codes"])

@@ -283,7 +283,7 @@ def test_judges_listen(root, tmp_path):
         ({"data__inputs": ["text"]}, "inputs must be a mapping"),
         (
             {"data__inputs": {"txt": "text"}},
-            r"unknown argument of ValleProcessor 'txt' \(did you mean text\?\); known: .*target_codes, text",
+            r"unknown argument of ValleProcessor 'txt' \(did you mean text\?\); known: .*target_codes, task, text",
         ),
         ({"data__inputs": {"text": "caption"}}, "has no column 'caption'; it has"),
         ({"data__speaker": "voice"}, "has no column 'voice'; it has"),
@@ -299,7 +299,7 @@ def test_judges_listen(root, tmp_path):
         ({"model__num_codebooks": 9}, "has 4 codebooks of 64 entries; the language model takes 9"),
         (
             {"processor": {"symbol": "x"}},
-            r"unknown processor field 'symbol' \(did you mean symbols\?\); known: codec, frontend, symbols",
+            r"unknown processor field 'symbol' \(did you mean symbols\?\); known: codec, frontend, prompt_seconds, symbols",
         ),
         ({"processor": {"frontend": "runes"}}, "frontend must be one of"),
     ],

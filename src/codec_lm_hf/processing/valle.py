@@ -52,6 +52,10 @@ class ValleProcessor(CodecLMProcessor):
         frontend_named(frontend)
         self.symbols = list(symbols)
         self.frontend = frontend
+        if prompt_seconds is not None and not (
+            len(prompt_seconds) == 2 and 0 <= prompt_seconds[0] < prompt_seconds[1]
+        ):
+            raise ValueError(f"prompt_seconds must be two numbers, from and to, got {prompt_seconds!r}.")
         self.prompt_seconds = prompt_seconds
 
     @classmethod
