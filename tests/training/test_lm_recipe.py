@@ -299,7 +299,7 @@ def test_judges_listen(root, tmp_path):
         ({"model__num_codebooks": 9}, "has 4 codebooks of 64 entries; the language model takes 9"),
         (
             {"processor": {"symbol": "x"}},
-            r"unknown processor field 'symbol' \(did you mean symbols\?\); known: codec, frontend, prompt_seconds, symbols",
+            r"unknown processor field 'symbol' \(did you mean symbols\?\); known: codec, frontend, prompt",
         ),
         ({"processor": {"frontend": "runes"}}, "frontend must be one of"),
     ],
