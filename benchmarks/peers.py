@@ -321,15 +321,12 @@ def _ours(case: Case, state: dict[str, Tensor] | None, fused: bool) -> Codec:
             codebook.inited.fill_(1)
     if fused:
         model.fuse()
-    scales: dict[str, Tensor] = {}
 
     def encode(audio: Tensor) -> Tensor:
-        output = model.encode(audio, **case.options)
-        scales["last"] = output.audio_scales
-        return output.audio_codes
+        return model.encode(audio, **case.options).audio_codes
 
     def decode(codes: Tensor) -> Tensor:
-        scale = torch.ones(len(codes), 1) if model.config.normalize else None
+        scale = torch.ones(len(codes), model.segments_of(codes.shape[-1])) if model.config.normalize else None
         return model.decode(codes, audio_scales=scale).audio_values
 
     return Codec(model, encode, decode)
