@@ -27,9 +27,9 @@ FIXED = [
     "speechtokenizer",
     "funcodec",
     "funcodec-magphase",
-    "hificodec-segments",
+    "soundstream",
 ]
-DYNAMIC = ["soundstream", "hificodec", "dac", "stft_codec"]
+DYNAMIC = ["hificodec", "dac", "stft_codec"]
 
 
 def run(path, inputs: dict) -> list[np.ndarray]:
