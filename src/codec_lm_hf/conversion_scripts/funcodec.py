@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..configuration.funcodec import PLANES, SEMANTIC_MODES, FunCodecConfig
 from ..modeling.funcodec import FunCodecModel
+from ..modeling.layers.conv import NORM_TYPES, PAD_MODES
 from .engine import ConversionError, Converter, Rules, State, read_checkpoint, read_config_file
 
 _WRAPPED = r"(encoder|decoder)\.model\.(\d+(?:\.block\.\d+|\.shortcut)?)"
@@ -103,7 +104,7 @@ _PPG: dict[str, tuple[str, Any]] = {
 }
 
 # Ours and its values, where the original has more of them.
-_CHOICES = {"norm_type": ("time_group_norm", "weight_norm", "none"), "pad_mode": ("reflect", "constant")}
+_CHOICES = {"norm_type": NORM_TYPES, "pad_mode": PAD_MODES}
 
 # Values that a supported model may have; `...`: any, because nothing in our model depends on it.
 _FIXED: dict[str, tuple] = {
