@@ -110,7 +110,7 @@ def test_a_file_of_another_project_is_refused(autoencoder):
     ("fields", "message"),
     [
         ({"mode": "both"}, r"mode='both' is not supported; expected \['causal', 'noncausal'\]"),
-        ({"projector": "conv1d_bn"}, "projector='conv1d_bn' is not supported; expected 'conv1d'"),
+        ({"projector": "conv1d_bn"}, "projector='conv1d_bn' is not supported; every published model has 'conv1d'"),
         (
             {"codec": "soundstream"},
             r"codec='soundstream' is not supported; expected \['activate_audiodec', 'audiodec'\]",
@@ -135,7 +135,7 @@ def test_an_autoencoder_s_configuration_that_no_published_one_has(fields, messag
     ("fields", "message"),
     [
         ({"upsample_kernel_sizes": [10, 9]}, r"upsample_kernel_sizes must be twice upsample_scales, \[10, 8\]"),
-        ({"bias": False}, "bias=False is not supported; expected True"),
+        ({"bias": False}, "bias=False is not supported; every published model has True"),
     ],
 )
 def test_a_vocoder_s_configuration_that_no_published_one_has(fields, message, vocoder):

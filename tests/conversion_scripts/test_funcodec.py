@@ -267,7 +267,7 @@ def test_discriminators_of_soundstream():
             {"name": "hifigan_multi_scale_discriminator", "downsample_pooling_params": {"kernel_size": 2}},
             "downsample_pooling_params=",
         ),
-        ({**STFT, "activation": "ReLU"}, "activation='ReLU' is not supported; it must be 'LeakyReLU'"),
+        ({**STFT, "activation": "ReLU"}, "activation='ReLU' is not supported; every published model has 'LeakyReLU'"),
         ({**STFT, "filters_scale": 2}, "filters_scale=2"),
     ],
 )

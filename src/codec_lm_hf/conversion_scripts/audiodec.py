@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..configuration.audiodec import AudioDecCodecConfig
 from ..modeling.audiodec import AudioDecCodecModel
-from .engine import ConversionError, Converter, State, read_checkpoint, read_config_file
+from .engine import ConversionError, Converter, State, read_checkpoint, read_config_file, translated
 
 
 def _conv(theirs: str, ours: str) -> list[tuple[str, str | None]]:
@@ -116,18 +116,6 @@ def _refuse(name: str, value, supported) -> ConversionError:
     return ConversionError(f"{name}={value!r} is not supported; expected {supported!r}.")
 
 
-def _translated(params: dict, fields: dict[str, str], fixed: dict) -> dict:
-    """The constructor arguments `params`, all of which must be known, under our names."""
-    for name, value in params.items():
-        if name not in fields and name not in fixed:
-            raise ConversionError(
-                f"AudioDec's configuration has no field {name!r}; known: {sorted({*fields, *fixed})}."
-            )
-        if name in fixed and value != fixed[name]:
-            raise _refuse(name, value, fixed[name])
-    return {ours: params[theirs] for theirs, ours in fields.items() if theirs in params}
-
-
 def _autoencoder_fields(params: dict) -> dict:
     params = dict(params)
     activation = _activation(params.pop("nonlinear_activation", "ELU"), params.pop("nonlinear_activation_params", {}))
@@ -139,7 +127,7 @@ def _autoencoder_fields(params: dict) -> dict:
     channels = params.pop("output_channels", 1)
     if channels != params.get("input_channels", 1):
         raise _refuse("output_channels", channels, params.get("input_channels", 1))
-    return {**_translated(params, _AUTOENCODER_FIELDS, _AUTOENCODER_FIXED), **choices, **activation}
+    return {**translated(params, _AUTOENCODER_FIELDS, _AUTOENCODER_FIXED, "AudioDec"), **choices, **activation}
 
 
 def _chosen(params: dict, name: str, default, choices: dict):
@@ -171,7 +159,7 @@ def _vocoder_fields(params: dict, hidden_size: int) -> dict:
     channels = params.pop("in_channels", None)
     if channels != hidden_size:
         raise ConversionError(f"the vocoder's in_channels ({channels}) must be the autoencoder's code_dim.")
-    fields = _translated(params, _VOCODER_FIELDS, _VOCODER_FIXED)
+    fields = translated(params, _VOCODER_FIELDS, _VOCODER_FIXED, "AudioDec")
     return {"decoder_type": "vocoder", "vocoder_norm_type": norm_type, **fields}
 
 

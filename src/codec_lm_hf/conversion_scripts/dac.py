@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..configuration.dac import DacCodecConfig
 from ..modeling.dac import DacCodecModel
-from .engine import ConversionError, Converter, Rules, State, read_checkpoint
+from .engine import ConversionError, Converter, Rules, State, read_checkpoint, translated
 
 _WEIGHT_NORM = {
     r"\.weight_g": ".conv.parametrizations.weight.original0",
@@ -97,10 +97,8 @@ def config_from_original(original: dict) -> DacCodecConfig:
     Raises:
         ConversionError: an argument that is unknown.
     """
-    unknown = sorted(set(original) - {*_FIELDS, *_DERIVED})
-    if unknown:
-        raise ConversionError(f"DAC's configuration has no field {unknown[0]!r}; known: {sorted(_FIELDS)}.")
-    fields = {_FIELDS[name]: value for name, value in original.items() if name in _FIELDS}
+    given = {name: value for name, value in original.items() if name not in _DERIVED}
+    fields = translated(given, _FIELDS, {}, "DAC")
     if "quantizer_dropout" in fields:
         fields["quantizer_dropout"] = float(fields["quantizer_dropout"])
     return DacCodecConfig(**fields)

@@ -19,7 +19,7 @@ from ..configuration.discriminators import (
     stft_parts,
 )
 from ..modeling.discriminators import CodecDiscriminator
-from .engine import ConversionError, Converter, Rules, State, read_nested
+from .engine import ConversionError, Converter, Rules, State, check_fixed, read_nested
 
 # How the originals call a group of parts of one kind.
 _GROUP = {"period": "mpd", "scale": "msd", "stft": "mstftd", "magnitude": "mrsd|mrd|msd", "bands": "mrd"}
@@ -141,8 +141,7 @@ def config_from_original(original: dict) -> CodecDiscriminatorConfig:
 
 
 def _stft(options: dict) -> list[dict]:
-    for name, value in _FIXED.items():
-        _require(options, name, value)
+    check_fixed(options, _FIXED)
     names = {"norm": "norm_type"}
     left_out = {*_FIXED, "max_filters", "activation_params"}
     known = {names.get(name, name): value for name, value in options.items() if name not in left_out}
@@ -199,7 +198,7 @@ def _from_dac(original: dict) -> CodecDiscriminatorConfig:
 
 def _parallel_wavegan_scales(count: int, options: dict) -> list[dict]:
     """Widths and groups grow from layer to layer up to a limit; no norm arrives there."""
-    _require(options, "bias", True)
+    check_fixed(options, {"bias": True})
     first, *rest = options["kernel_sizes"]
     strides, widths, groups = options["downsample_scales"], [options["channels"]] * 2, [1, 4]
     for _ in strides[1:]:
@@ -240,13 +239,12 @@ def _from_audiodec(params: dict) -> CodecDiscriminatorConfig:
     """`discriminator_params` of a training configuration, HiFi-GAN's or UnivNet's."""
     periods = _parallel_wavegan_periods(params["periods"], params["period_discriminator_params"])
     if "scales" in params:
-        for name, value in _POOLING.items():
-            _require(params, f"scale_{name}", value)
+        check_fixed(params, {f"scale_{name}": value for name, value in _POOLING.items()})
         scales = _parallel_wavegan_scales(params["scales"], params["scale_discriminator_params"])
         return CodecDiscriminatorConfig(parts=scales + periods)
     options = params["spectral_discriminator_params"]
-    _require(params, "window", "hann_window")
-    _require(options, "bias", True)
+    check_fixed(params, {"window": "hann_window"})
+    check_fixed(options, {"bias": True})
     spectra = magnitude_parts(
         params["fft_sizes"],
         params["hop_sizes"],
@@ -321,7 +319,7 @@ def _funcodec_stft(options: dict) -> list[dict]:
     # Filters do not grow: a model with another filters_scale cannot be built there.
     known = {name: value for name, value in options.items() if name not in ("filters_scale", "max_filters")}
     known = {"filters": 32, "n_ffts": (1024, 2048, 512), **known, "pooled_logits": True}
-    _require(options, "filters_scale", 1)
+    check_fixed(options, {"filters_scale": 1})
     if options.get("max_filters", 1024) < known["filters"]:
         raise ConversionError(f"max_filters {options['max_filters']} are fewer than filters {known['filters']}.")
     return _stft(known)
@@ -329,26 +327,20 @@ def _funcodec_stft(options: dict) -> list[dict]:
 
 def _funcodec_periods(options: dict, given: dict | None) -> list[dict]:
     params = {**_FUNCODEC_PERIODS, **(given or {})}
-    _require(params, "bias", True)
+    check_fixed(params, {"bias": True})
     return _parallel_wavegan_periods(options.get("periods", HIFIGAN_PERIODS), params)
 
 
 def _funcodec_scales(options: dict, given: dict | None, prefix: str) -> list[dict]:
-    for name, value in _POOLING.items():
-        _require(options, f"{prefix}{name}", value)
+    check_fixed(options, {f"{prefix}{name}": value for name, value in _POOLING.items()})
     return _parallel_wavegan_scales(options.get("scales", 3), {**_FUNCODEC_SCALES, **(given or {})})
 
 
 def _slope(options: dict, activation: str = "nonlinear_activation") -> dict:
     """Of the leaky ReLUs, where the options say anything."""
-    _require(options, activation, "LeakyReLU")
+    check_fixed(options, {activation: "LeakyReLU"})
     params = options.get(f"{activation}_params")
     return {} if params is None else {"negative_slope": float(params.get("negative_slope", 0.01))}
-
-
-def _require(options: dict, name: str, known: object) -> None:
-    if options.get(name, known) != known:
-        raise ConversionError(f"a discriminator with {name}={options[name]!r} is not supported; it must be {known!r}.")
 
 
 CONVERTER = Converter(

@@ -13,7 +13,7 @@ from ..modeling.encodec import EncodecCodecModel
 from ..modeling.layers.conv import NORM_TYPES
 from ..processing.feature_extraction import CodecFeatureExtractor
 from . import audiocraft
-from .engine import ConversionError, Converter, State, read_checkpoint
+from .engine import ConversionError, Converter, State, read_checkpoint, translated
 from .seanet import SEANET_RULES
 
 # The original's name of a field -> ours; `None`: any value other than the one given here is refused.
@@ -86,16 +86,7 @@ def config_from_original(original: dict) -> EncodecCodecConfig:
     if "D" in flat:
         # AcademiCodec names the rest in its code: 10 bits a code, no causal convolutions.
         flat |= {"dimension": flat.pop("D"), "causal": False}
-    for name, value in flat.items():
-        if name in _FIELDS:
-            fields[_FIELDS[name]] = value
-        elif name not in _FIXED:
-            raise ConversionError(
-                f"EnCodec's configuration has no field {name!r}; known: {sorted({*_FIELDS, *_FIXED})}."
-            )
-        elif value != _FIXED[name]:
-            raise ConversionError(f"{name}={value!r} is not supported; every published model has {_FIXED[name]!r}.")
-    return EncodecCodecConfig(**fields)
+    return EncodecCodecConfig(**fields, **translated(flat, _FIELDS, _FIXED, "EnCodec"))
 
 
 def _from_audiocraft(original: dict) -> dict:

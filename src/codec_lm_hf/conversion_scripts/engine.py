@@ -10,7 +10,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +224,34 @@ def resolve_config(
             f"{', '.join(sorted(presets))}) or --config."
         )
     return converter.config_class.from_preset(preset), {"preset": preset}
+
+
+def check_fixed(given: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """Refuse options of an original whose one supported value is another; those that are not given pass.
+
+    Raises:
+        ConversionError: names the option, its value and the supported one.
+    """
+    for name, value in fixed.items():
+        if given.get(name, value) != value:
+            raise ConversionError(f"{name}={given[name]!r} is not supported; every published model has {value!r}.")
+
+
+def translated(
+    given: Mapping[str, Any], fields: Mapping[str, str], fixed: Mapping[str, Any], family: str
+) -> dict[str, Any]:
+    """Options of an original under our names; each must be in `fields` or have the one value of `check_fixed`.
+
+    Raises:
+        ConversionError: an option is unknown, or has another value.
+    """
+    unknown = [name for name in given if name not in fields and name not in fixed]
+    if unknown:
+        raise ConversionError(
+            f"{family}'s configuration has no field {unknown[0]!r}; known: {sorted({*fields, *fixed})}."
+        )
+    check_fixed(given, fixed)
+    return {ours: given[theirs] for theirs, ours in fields.items() if theirs in given}
 
 
 def read_config_file(path: Path) -> dict:

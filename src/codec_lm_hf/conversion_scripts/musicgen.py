@@ -27,6 +27,7 @@ from .engine import (
     ConversionError,
     Converter,
     State,
+    check_fixed,
     converter_of,
     load_original,
     read_checkpoint,
@@ -132,7 +133,7 @@ def fields_from_original(original: dict) -> dict:
         lm, pattern, fuser, conditioners, guidance = (audiocraft.resolve(original, original[name]) for name in names)
         sampling_rate = audiocraft.resolve(original, original["sample_rate"])
         duration = audiocraft.resolve(original, original["dataset"]["segment_duration"])
-        _check_fixed(_DEFAULTS | lm, _FIXED)
+        check_fixed(_DEFAULTS | lm, _FIXED)
         fields = {
             "num_codebooks": lm["n_q"],
             "codebook_size": lm["card"],
@@ -158,18 +159,12 @@ def fields_from_original(original: dict) -> dict:
         ) from error
 
 
-def _check_fixed(given: dict, fixed: dict) -> None:
-    for name, value in fixed.items():
-        if given.get(name, value) != value:
-            raise ConversionError(f"{name}={given[name]!r} is not supported; every published model has {value!r}.")
-
-
 def _delays(pattern: dict, lm: dict) -> list[int]:
     kind = pattern["modeling"]
     if kind is None:
         kind, pattern = lm["q_modeling"], {}
     options = pattern.get(kind) or {}
-    _check_fixed(options, {"flatten_first": 0, "empty_initial": 0})
+    check_fixed(options, {"flatten_first": 0, "empty_initial": 0})
     if kind == "parallel":
         return [0] * lm["n_q"]
     if kind != "delay":
@@ -187,7 +182,7 @@ def _fields_of_codec(original: dict) -> dict:
         codec = converter_of(family("encodec")).config_from_original(original["codec"])
         fields = {"audio_channels": codec.audio_channels, "frame_rate": codec.sampling_rate // codec.hop_length}
     if sides.get("use"):
-        _check_fixed(sides, {"per_timestep": False})
+        check_fixed(sides, {"per_timestep": False})
         fields["audio_channels"] = 2
     return fields
 
@@ -197,9 +192,9 @@ def _fields_of_conditions(fuser: dict, conditioners: dict, sampling_rate: int) -
     made = {name: (part["model"], places.get(name)) for name, part in conditioners.items() if name != "args"}
     if made not in _CONDITIONS:
         raise ConversionError(f"the conditions {made} are not supported; published models have {_CONDITIONS}.")
-    _check_fixed(fuser, _FIXED_FUSER)
+    check_fixed(fuser, _FIXED_FUSER)
     text = conditioners["description"]["t5"]
-    _check_fixed(text, _FIXED_T5)
+    check_fixed(text, _FIXED_T5)
     fields = {
         "text_encoder_name": text["name"],
         "text_hidden_size": _T5_WIDTHS[text["name"]],
@@ -208,7 +203,7 @@ def _fields_of_conditions(fuser: dict, conditioners: dict, sampling_rate: int) -
     if "self_wav" in made:
         # Whatever their order in the configuration, the original puts the melody before the text.
         chroma = conditioners["self_wav"]["chroma_stem"]
-        _check_fixed({"argmax": False} | chroma, _FIXED_CHROMA | {"sample_rate": sampling_rate})
+        check_fixed({"argmax": False} | chroma, _FIXED_CHROMA | {"sample_rate": sampling_rate})
         fields |= {"num_chroma": chroma["n_chroma"], "chroma_n_fft": 2 ** chroma["radix2_exp"]}
     return fields
 
