@@ -23,11 +23,13 @@ from codec_lm_hf.training.losses import (
     si_sdr_loss,
     time_l1,
 )
+from codec_lm_hf.training.perceptual import PerceptualDisturbance
 from codec_lm_hf.training.spectrograms import Spectrogram
 from codec_lm_hf.training.trainer import CodecTrainingArguments
 
 RATE = 16000
 LOSSES = {"time": time_l1, "mel": MultiScaleMelLoss(RATE), "stft": MultiScaleStftLoss()}
+LOSSES["perceptual"] = PerceptualDisturbance(RATE)
 LOSSES["shape"] = functools.partial(shape_loss, window_sizes=(50, 20))
 # The losses of each paper, as its page gives them.
 SECTIONS = re.findall(

@@ -211,7 +211,8 @@ def test_rows_of_few_codebooks_learn_nothing_from_the_discriminator(recordings, 
 
 def test_losses_are_those_that_the_arguments_say(recordings, tmp_path):
     """Sums instead of means, and the arguments of the spectral losses, in one step of the same codec and batch."""
-    options = {"adversarial": True, "max_steps": 1, "stft_weight": 1.0, "discriminator_learning_rate": 0.0}
+    options = {"adversarial": True, "max_steps": 1, "discriminator_learning_rate": 0.0}
+    options |= {"stft_weight": 1.0, "perceptual_weight": 1.0}
     plain = trainer(tmp_path / "plain", recordings, **options)
     options |= {"adversarial_reduction": "sum", "feature_reduction": "sum"}
     options |= {"mel_loss_kwargs": {"scale_weights": [1.0] * 5}, "stft_loss_kwargs": {"scale_weights": [1.0] * 3}}
@@ -222,7 +223,7 @@ def test_losses_are_those_that_the_arguments_say(recordings, tmp_path):
     for run in (plain, summed, absolute, more, none):
         run.train()
     maps = sum(len(part) for part in plain.discriminator(torch.zeros(1, 1, 800)).feature_maps)
-    terms = {"discriminator": 2, "adversarial": 2, "feature": maps, "mel": 5, "stft": 3, "time": 1}
+    terms = {"discriminator": 2, "adversarial": 2, "feature": maps, "mel": 5, "stft": 3, "perceptual": 1, "time": 1}
     for name, factor in terms.items():
         mean, total = (history(run, f"{name}_loss")[0] for run in (plain, summed))
         assert total == pytest.approx(factor * mean, rel=1e-4), name

@@ -39,6 +39,7 @@ from .losses import (
     feature_matching_loss,
     time_l1,
 )
+from .perceptual import PerceptualDisturbance
 from .trainer_base import BaseTrainer, BaseTrainingArguments
 
 _STATE_FILE = "codec_training.pt"
@@ -49,7 +50,8 @@ class CodecTrainingArguments(BaseTrainingArguments):
     """`BaseTrainingArguments` and what codecs need beside them.
 
     Args:
-        time_weight, mel_weight, stft_weight: of the reconstruction losses.
+        time_weight, mel_weight, stft_weight, perceptual_weight: of the reconstruction losses; the last is
+            `PerceptualDisturbance`, for speech.
         freeze_codes: only what decodes learns; see `CodecPreTrainedModel.freeze_codes`.
         codebook_batches: fresh codebooks that follow moving averages start from k-means over the latents of so many
             batches, seen before the first step; by default over the first batch.
@@ -83,6 +85,7 @@ class CodecTrainingArguments(BaseTrainingArguments):
     time_weight: float = field(default=1.0)
     mel_weight: float = field(default=1.0)
     stft_weight: float = field(default=0.0)
+    perceptual_weight: float = field(default=0.0)
     mel_scales_per_step: int | None = field(default=None)
     mel_loss_kwargs: dict | None = field(default=None)
     stft_loss_kwargs: dict | None = field(default=None)
@@ -208,6 +211,7 @@ class CodecTrainer(BaseTrainer):
             model.config.sampling_rate, scales_per_step=args.mel_scales_per_step, **(args.mel_loss_kwargs or {})
         ).to(args.device)
         self.stft_loss = MultiScaleStftLoss(**(args.stft_loss_kwargs or {})).to(args.device)
+        self.perceptual_loss = PerceptualDisturbance(model.config.sampling_rate).to(args.device)
         self.balancer = Balancer(self._weights(adversarial=True)) if args.balance_losses else None
         if args.codebook_batches is not None:
             if not hasattr(getattr(model, "quantizer", None), "start"):
@@ -295,7 +299,13 @@ class CodecTrainer(BaseTrainer):
             self.model.denoise = False
 
     def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
-        parts = {"time": time_l1, "mel": self.mel_loss, "stft": self.stft_loss, "content": self._content}
+        parts = {
+            "time": time_l1,
+            "mel": self.mel_loss,
+            "stft": self.stft_loss,
+            "perceptual": self.perceptual_loss,
+            "content": self._content,
+        }
         weights = self._weights(adversarial=False)
         return {name: part(audio, target) for name, part in parts.items() if weights[name] > 0}
 
@@ -358,7 +368,7 @@ class CodecTrainer(BaseTrainer):
 
     def _weights(self, adversarial: bool) -> dict[str, float]:
         args = self.args
-        weights = {name: getattr(args, f"{name}_weight") for name in ("time", "mel", "stft", "content")}
+        weights = {name: getattr(args, f"{name}_weight") for name in ("time", "mel", "stft", "perceptual", "content")}
         if adversarial:
             weights |= {"adversarial": args.adversarial_weight, "feature": args.feature_weight}
         return weights
