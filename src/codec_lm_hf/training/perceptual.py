@@ -23,10 +23,11 @@ _GROUP_FRAMES = 20
 class PerceptualDisturbance(nn.Module):
     """Audible difference of speech from a target, as PESQ weighs it before it maps it to opinions.
 
-    Both are brought to a listening level and turned into loudness in bands of half a Bark. What a listener forgives is
-    evened out: the long-term spectrum, and a slowly varying gain. Of the rest a quarter of the softer loudness is
-    masked, and what was added counts more than what is missing. Neither PESQ's alignment in time nor its tables are
-    here: bands and thresholds are formulas, so values compare with each other only.
+    Both are brought to the target's listening level and turned into loudness in bands of half a Bark. Of a difference a
+    quarter of the softer loudness is masked, and what was added counts more than what is missing. PESQ's alignment in
+    time is not here, nor are its tables: bands and thresholds are formulas. Nor does it forgive a gain or a coloured
+    spectrum, as PESQ does by compensating them in part: a codec that is trained on that speaks ever softer, because of
+    softer speech less is audible. So values compare with each other only.
 
     Args:
         sampling_rate: Hz; PESQ itself is for 8000 and 16000.
@@ -65,39 +66,17 @@ class PerceptualDisturbance(nn.Module):
         level = theirs[..., self.level_bins, :].sum(-2, keepdim=True).mean(-1, keepdim=True)
         gain = _LISTENING_LEVEL / level.clamp(min=self._softest)
         ours, theirs = self.bands @ (ours * gain), self.bands @ (theirs * gain)
-        theirs = theirs * self._long_term_ratio(ours, theirs).detach()
-        ours = ours * self._slow_gain(ours, theirs).detach()
-
         loudness, reference = self._loudness(ours), self._loudness(theirs)
         difference = loudness - reference
         audible = difference.sign() * (difference.abs() - torch.minimum(loudness, reference) / 4).clamp(min=0)
         added = ((ours + 50) / (theirs + 50)) ** 1.2
         added = torch.where(added < 3, 0, added.clamp(max=12))
-        weight = ((self._audible(theirs).sum(-2) + 1e5) / 1e7) ** 0.04
+        weight = ((torch.where(theirs > self.thresholds, theirs, 0).sum(-2) + 1e5) / 1e7) ** 0.04
         # Bands are equally wide: means over them, times the width of all.
         width = self.band_width * len(self.bands)
         symmetric = width * _mean_norm(audible, 2, -2) / weight
         asymmetric = width * (audible.abs() * added).mean(-2) / weight
         return (0.1 * _over_time(symmetric) + 0.0309 * _over_time(asymmetric)).mean()
-
-    def _long_term_ratio(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Of the bands' powers over all frames with speech."""
-        speech = self._audible(theirs, 100.0).sum(-2, keepdim=True) > _LISTENING_LEVEL
-        means = [
-            (self._audible(power, 100.0) * speech).sum(-1, keepdim=True) / speech.sum(-1, keepdim=True).clamp(min=1)
-            for power in (ours, theirs)
-        ]
-        return ((means[0] + 1000) / (means[1] + 1000)).clamp(0.01, 100)
-
-    def _slow_gain(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Of each frame, smoothed from frame to frame."""
-        ours, theirs = (self._audible(power).sum(-2, keepdim=True) + 5e3 for power in (ours, theirs))
-        gain = theirs / ours
-        gain = torch.cat([gain[..., :1], 0.8 * gain[..., 1:] + 0.2 * gain[..., :-1]], dim=-1)
-        return gain.clamp(3e-4, 5)
-
-    def _audible(self, power: Tensor, factor: float = 1.0) -> Tensor:
-        return torch.where(power > self.thresholds * factor, power, 0)
 
     def _loudness(self, power: Tensor) -> Tensor:
         """Zwicker's law, in sone per Bark."""
