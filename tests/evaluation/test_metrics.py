@@ -87,3 +87,11 @@ def test_a_missing_package_is_named_with_the_extra(metric, package, speech, monk
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"{package}: pip install 'codec-lm-hf\[metrics\]'"):
         metric(speech, speech, 16000)
+
+
+@pytest.mark.parametrize("metric", [si_sdr, log_mel_distance, pesq_wb, stoi])
+@pytest.mark.parametrize("wrong", [np.s_[None], np.s_[:-1]])
+def test_channels_and_other_lengths_are_refused(metric, wrong, speech):
+    rate = () if metric is si_sdr else (16000,)
+    with pytest.raises(ValueError, match=r"one recording \(samples,\).* evaluate_pair takes channels"):
+        metric(speech[wrong], speech, *rate)

@@ -12,8 +12,17 @@ import torch
 from ..modeling.layers.stft import mel_filters
 
 
+def _check(audio: np.ndarray, target: np.ndarray) -> None:
+    if audio.ndim != 1 or audio.shape != target.shape:
+        raise ValueError(
+            "metrics compare one recording (samples,) with another as long, got shapes "
+            f"{audio.shape} and {target.shape}; evaluate_pair takes channels."
+        )
+
+
 def si_sdr(audio: np.ndarray, target: np.ndarray) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., 2019)."""
+    _check(audio, target)
     audio, target = audio - audio.mean(), target - target.mean()
     projection = np.dot(audio, target) / max(np.dot(target, target), 1e-12) * target
     noise = audio - projection
@@ -22,6 +31,7 @@ def si_sdr(audio: np.ndarray, target: np.ndarray) -> float:
 
 def log_mel_distance(audio: np.ndarray, target: np.ndarray, sampling_rate: int) -> float:
     """Mean absolute difference in dB of 80-band mel spectra, window 64 ms, hop 16 ms."""
+    _check(audio, target)
     size = 2 ** round(np.log2(0.064 * sampling_rate))
     filters = mel_filters(sampling_rate, size, 80)
     window = torch.hann_window(size)
@@ -51,6 +61,7 @@ def pesq_wb(audio: np.ndarray, target: np.ndarray, sampling_rate: int) -> float:
     Raises:
         ImportError: the `metrics` extra is not installed.
     """
+    _check(audio, target)
     pesq = _need("pesq")
     audio, target = (_at(signal, sampling_rate, 16000) for signal in (audio, target))
     try:
@@ -66,6 +77,7 @@ def stoi(audio: np.ndarray, target: np.ndarray, sampling_rate: int) -> float:
     Raises:
         ImportError: the `metrics` extra is not installed.
     """
+    _check(audio, target)
     pystoi = _need("pystoi")
     with warnings.catch_warnings():
         # For what is too short to measure the package warns and returns a tiny number.
