@@ -23,11 +23,11 @@ _GROUP_FRAMES = 20
 class PerceptualDisturbance(nn.Module):
     """Audible difference of speech from a target, as PESQ weighs it before it maps it to opinions.
 
-    Both are brought to the target's listening level and turned into loudness in bands of half a Bark. Of a difference,
-    a quarter of the softer loudness is masked, and what was added counts more than what is missing. PESQ's alignment
-    in time is not here, nor are its tables: bands and thresholds are formulas. Nor does it forgive a gain or a coloured
-    spectrum, as PESQ does by compensating them in part: a codec that is trained on that speaks ever softer, because
-    of softer speech less is audible. So values compare with each other only.
+    Both are brought to the target's listening level and turned into loudness in bands of half a Bark. Of a
+    difference, a quarter of the softer loudness is masked, and what was added counts more than what is missing.
+    PESQ's alignment in time is not here, nor are its tables: bands and thresholds are formulas. Nor does it forgive a
+    gain or a coloured spectrum, as PESQ does by compensating them in part: a codec that is trained on that speaks
+    ever softer, because of softer speech less is audible. So values compare with each other only.
 
     Args:
         sampling_rate: Hz; PESQ itself is for 8000 and 16000.
