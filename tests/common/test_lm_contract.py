@@ -600,6 +600,38 @@ def test_weights_in_half_precision(name, tmp_path, caplog):
 
 
 @every_lm
+def test_hidden_states_and_attention_weights_are_given_when_asked_for(name):
+    case, inputs = TINY_LM[name], TINY_LM[name].batch(RAGGED)
+    model = case.model()
+    with pytest.raises(ValueError, match="implementation 'eager', and this model has 'sdpa'; call"):
+        model(**inputs, output_attentions=True)
+    model.set_attn_implementation("eager")
+    found = model(**inputs, output_hidden_states=True, output_attentions=True)
+    count, crosses = model.config.num_hidden_layers, model.config.text_condition == "cross_attention"
+    steps = found.hidden_states[0].shape[1]
+    assert [tuple(states.shape) for states in found.hidden_states] == [(len(RAGGED), steps, 32)] * (count + 1)
+    assert [tuple(weights.shape[2:]) for weights in found.attentions] == [(steps, steps)] * count
+    assert len(found.cross_attentions) == count * crosses
+    for weights in (*found.attentions, *found.cross_attentions):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    found.loss.backward(inputs=[found.hidden_states[0]])
+    plain = model(**inputs)
+    assert plain.hidden_states is None and plain.attentions is None
+    model.config.output_hidden_states = True
+    torch.testing.assert_close(model(**inputs).hidden_states, found.hidden_states, atol=0, rtol=0)
+    assert isinstance(model(**inputs, return_dict=False)[-1], tuple)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY_LM if name.startswith("valle")])
+def test_valle_gives_what_its_second_transformer_makes_of_each_level(name):
+    model, inputs = TINY_LM[name].model(), TINY_LM[name].batch(RAGGED)
+    layers = len(model.nar.transformer.layers)
+    states = model(**inputs, level=2, output_nar_hidden_states=True).nar_hidden_states
+    every = model(**inputs, output_nar_hidden_states=True).nar_hidden_states
+    assert (len(states), len(every)) == (layers, 2 * layers)
+
+
+@every_lm
 def test_codes_that_do_not_fit_are_refused_by_name(name):
     case, model = TINY_LM[name], model_of(name)
     inputs = case.batch([9])
@@ -626,6 +658,7 @@ def test_arguments_that_do_nothing_are_refused(name):
         ({"stop_strings": "the end"}, "stop_strings=the end is not supported"),
         ({"max_length": 9}, "max_length=9 is not supported by codec LMs; give max_new_tokens, in frames"),
         ({"eos_token_id": 5}, "eos_token_id=5 is not supported"),
+        ({"output_attentions": True}, "no argument 'output_attentions'"),
         ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not supported"),
         ({"max_new_tokens": 0}, "max_new_tokens. must be greater than 0, but is 0"),
     ]:

@@ -257,7 +257,7 @@ def test_the_converter_allows_paths_and_nothing_else(tmp_path):
 def test_attention_and_activations_can_have_dropouts_of_their_own(own, expected):
     model = TINY_LM["valle"].model(dropout=0.3, attention_dropout=own, activation_dropout=own)
     layers = [*model.ar.transformer.layers, *model.nar.transformer.layers]
-    assert {layer.attention.dropout for layer in layers} == {expected}
+    assert {layer.attention.function.dropout for layer in layers} == {expected}
     assert {layer.activation_dropout.p for layer in layers} == {expected}
     assert {layer.dropout.p for layer in layers} == {0.3}
 

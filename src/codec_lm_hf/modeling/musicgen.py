@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, Cache, PreTrainedModel, T5EncoderModel
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import CONFIG_NAME, ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.musicgen import NATIVE_TYPES, MusicGenLMConfig
 from ..hub import Home
@@ -22,7 +23,7 @@ from .layers.cache import new_cache
 from .layers.chroma import ChromaExtractor
 from .layers.linear import Linear
 from .layers.positions import sinusoidal_positions
-from .layers.transformer import Transformer
+from .layers.transformer import Transformer, recorded
 from .lm_base import (
     NO_CODE,
     TO_GENERATE,
@@ -66,6 +67,10 @@ class MusicGenLMOutput(ModelOutput):
             that are late, with `original_loss`. Their logits are 0.
         code_hits: in evaluation, `(batch, codebooks, 2)`: codes of each row that are the most likely ones, given those
             before, and codes that were to be predicted.
+        hidden_states: with `output_hidden_states`, what enters the first layer and what leaves each, before the final
+            norm: `(batch, steps, hidden_size)`, where what stands before the codes comes first.
+        attentions, cross_attentions: with `output_attentions`, of each layer `(batch, heads, steps, steps)`, and
+            `(batch, heads, steps, symbols)` where layers attend to the text.
     """
 
     loss: Tensor | None = None
@@ -73,6 +78,9 @@ class MusicGenLMOutput(ModelOutput):
     logits: Tensor | None = None
     logits_mask: Tensor | None = None
     code_hits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -131,6 +139,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
     config: MusicGenLMConfig
     config_class = MusicGenLMConfig
     _supports_guidance = True
+    _can_record_outputs = recorded()
     # Of native checkpoints, which hold the T5 and the codec; older ones their positions too.
     _keys_to_ignore_on_load_unexpected = {r"^text_encoder\.", r"^audio_encoder\.", r"embed_positions\.weights$"}
 
@@ -160,6 +169,13 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         self.heads = nn.ModuleList([Linear(dim, size, bias=False) for _ in range(config.num_codebooks)])
         self.post_init()
         self.generation_config.update(do_sample=True, top_k=250, guidance_scale=config.guidance_scale)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Of the first codebook's codes; those of the others are added to it."""
+        return self.embeddings[0]
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings[0] = value
 
     def _code_weights(self) -> list[list[tuple[int, Tensor]]]:
         return [[(k, module.weight) for k, module in enumerate(part)] for part in (self.embeddings, self.heads)]
@@ -241,6 +257,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -249,7 +266,6 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         encoder_hidden_states: Tensor | None = None,
         melody_values: Tensor | None = None,
         melody_mask: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> MusicGenLMOutput:
         """Predict codes from the codes before them, the text and the melody.
@@ -262,14 +278,16 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             melody_values: `(batch, 1, samples)`, for models that take a melody; none, or silence: no melody.
             melody_mask: `(batch, samples)`, 0 on padding, which stands at the end, and on all of a row without melody.
                 By default padding is silence, as in the original, which is repeated like the melody.
-            return_dict: `False` returns a plain tuple.
-            **kwargs: `num_items_in_batch` of `transformers.Trainer`: codes of the whole step, padding left out.
+            **kwargs: `return_dict`, `output_hidden_states` and `output_attentions` (with the attention implementation
+                `"eager"`) as in transformers; `num_items_in_batch` of `transformers.Trainer`: codes of the whole step,
+                padding left out.
 
         Raises:
             ValueError: inputs that do not fit the configuration.
         """
         if labels is None:
             raise ValueError("give labels: the codes, from which the model is taught. To play, call generate.")
+        self._check_outputs(**kwargs)
         config = self.config
         check_codes("labels", labels, config.codebook_size, config.num_codebooks)
         check_ends("labels", labels)
@@ -289,9 +307,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         items = kwargs.get("num_items_in_batch")
         loss = means.mean() if items is None else sums.sum() / items
         hits = None if self.training else code_hits(logits, targets)
-        output = MusicGenLMOutput(loss, means, logits, predicted, hits)
-        as_dict = config.return_dict if return_dict is None else return_dict
-        return output if as_dict else output.to_tuple()
+        return MusicGenLMOutput(loss, means, logits, predicted, hits)
 
     # --- generation --------------------------------------------------------------------------------------------------
 

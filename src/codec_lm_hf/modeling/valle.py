@@ -10,12 +10,14 @@ from transformers import Cache, StoppingCriteria, StoppingCriteriaList
 from transformers import initialization as init
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.valle import ValleConfig
 from .generation import generates, step_mask
 from .layers.alignment import NO_SYMBOL, AlignedSymbols, TextPointer, check_durations, frame_symbols
 from .layers.cache import new_cache
 from .layers.factorized import FactorizedEmbedding
+from .layers.transformer import recorded
 from .lm_base import (
     NO_CODE,
     TO_GENERATE,
@@ -50,6 +52,13 @@ class ValleOutput(ModelOutput):
             how many symbols the frame after that goes on.
         code_hits: in evaluation, `(batch, codebooks, 2)`: codes of each row that are the most likely ones, given those
             before, and codes that were to be predicted. An end of speech is one of them, the prefix is none.
+        hidden_states: with `output_hidden_states`, of the first transformer what enters the first layer and what
+            leaves each, before a final norm: `(batch, steps, hidden_size)`, the text first, if it is not attended to.
+        attentions, cross_attentions: with `output_attentions`, of its layers `(batch, heads, steps, steps)`, and
+            `(batch, heads, steps, symbols)` where they attend to the text.
+        nar_hidden_states, nar_attentions, nar_cross_attentions: with `output_nar_hidden_states`,
+            `output_nar_attentions` and `output_nar_cross_attentions`, what leaves each layer of the second
+            transformer, level by level.
     """
 
     loss: Tensor | None = None
@@ -58,6 +67,12 @@ class ValleOutput(ModelOutput):
     levels: tuple[int, ...] | None = None
     advance_logits: Tensor | None = None
     code_hits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    nar_hidden_states: tuple[Tensor, ...] | None = None
+    nar_attentions: tuple[Tensor, ...] | None = None
+    nar_cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -119,6 +134,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     config: ValleConfig
     config_class = ValleConfig
+    _can_record_outputs = recorded("ar") | recorded("nar", prefix="nar_")
 
     def __init__(self, config: ValleConfig) -> None:
         super().__init__(config)
@@ -145,6 +161,9 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         """Of the text, in the first transformer; the second has its own."""
         return self.ar.text_embedding
 
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.ar.text_embedding = value
+
     def _code_weights(self) -> list[list[tuple[int, Tensor]]]:
         def weights(modules: nn.ModuleList, first: int) -> list[tuple[int, Tensor]]:
             return [(first + number, module.weight) for number, module in enumerate(modules)]
@@ -166,6 +185,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor,
@@ -177,7 +197,6 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         prefix_starts: Tensor | None = None,
         durations: Tensor | None = None,
         prompt_durations: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> ValleOutput:
         """Predict codes from the text and from the codes before them.
@@ -197,14 +216,16 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 lasts, 0 where it has no sound. Without a prompt whose text is known, the first symbol needs a frame.
             prompt_durations: likewise of `prompt_codes`, where `input_ids` hold their text; a row of zeros, or `None`:
                 it is not known what the prompt says.
-            return_dict: `False` returns a plain tuple.
-            **kwargs: `num_items_in_batch` of `transformers.Trainer`: codes of the whole step, padding left out.
+            **kwargs: `return_dict`, `output_hidden_states` and `output_attentions` (with the attention implementation
+                `"eager"`) as in transformers; `num_items_in_batch` of `transformers.Trainer`: codes of the whole step,
+                padding left out.
 
         Raises:
             ValueError: inputs that do not fit the configuration.
         """
         if labels is None:
             raise ValueError("give labels: the codes, from which the model is taught. To speak, call generate.")
+        self._check_outputs(**kwargs)
         text = self._text(input_ids, attention_mask, self.config.prenet_sees_padding)
         if self.training and self.config.condition_dropout:
             without = torch.rand(len(text.ids), device=text.ids.device) < self.config.condition_dropout
@@ -238,9 +259,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
                 hits[:, at] = code_hits(found, targets)
         loss = torch.stack(losses).mean()
         loss = loss if self.config.original_loss else loss / frames
-        output = ValleOutput(loss, logits, nar_logits, levels, advance_logits, hits)
-        as_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if as_dict else output.to_tuple()
+        return ValleOutput(loss, logits, nar_logits, levels, advance_logits, hits)
 
     def _ar_loss(self, text: Text, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the first codebook, their summed loss, and the codes they should have said."""

@@ -85,6 +85,29 @@ def eager_attention(
     return (weights @ values).transpose(1, 2), weights
 
 
+class Attend(nn.Module):
+    """The attention function that a model's configuration chooses, as a module: what it returns can be hooked.
+
+    Args:
+        dropout: on the attention weights, in training.
+        config: of the model, whose `attn_implementation` chooses; without one it is `"sdpa"`.
+    """
+
+    def __init__(self, dropout: float = 0.0, config: PreTrainedConfig | None = None) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.config = config
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sums of values `(batch, steps, heads, dim / heads)`, and their weights where the function has such."""
+        implementation = "sdpa" if self.config is None else self.config._attn_implementation
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
+        dropout = self.dropout if self.training else 0.0
+        return function(self, queries, keys, values, attention_mask=mask, dropout=dropout, is_causal=False)
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention with the packed parameters of `torch.nn.MultiheadAttention`.
 
@@ -95,7 +118,7 @@ class MultiHeadAttention(nn.Module):
         num_heads: each sees `dim / num_heads` channels.
         dropout: on the attention weights, in training.
         bias: of the projections.
-        config: of the model, whose `attn_implementation` chooses the function; without one it is `"sdpa"`.
+        config: see `Attend`.
     """
 
     def __init__(
@@ -108,8 +131,7 @@ class MultiHeadAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = dim // num_heads
-        self.dropout = dropout
-        self.config = config
+        self.function = Attend(dropout, config)
         self.in_proj = Linear(dim, 3 * dim, bias=bias, parts=3)
         self.out_proj = Linear(dim, dim, bias=bias)
 
@@ -147,10 +169,7 @@ class MultiHeadAttention(nn.Module):
         Returns:
             `(batch, steps, dim)`.
         """
-        implementation = "sdpa" if self.config is None else self.config._attn_implementation
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
-        dropout = self.dropout if self.training else 0.0
-        attended, _ = function(self, queries, keys, values, attention_mask=mask, dropout=dropout, is_causal=False)
+        attended, _ = self.function(queries, keys, values, mask)
         return self.out_proj(attended.flatten(2))
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

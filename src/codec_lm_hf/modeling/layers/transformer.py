@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.output_capturing import OutputRecorder
 
 from .adaptive_norm import AdaptiveLayerNorm
 from .attention import MultiHeadAttention, biased, window_mask
@@ -204,6 +205,22 @@ class Transformer(nn.Module):
             # What needs gradients goes by place: recomputation by torch's re-entrant checkpoints sees only that.
             x = layer(x, condition, memory, mask, memory_mask=memory_mask, past_key_values=past_key_values, turn=turn)
         return x if self.norm is None else _normalise(self.norm, x, condition)
+
+
+def recorded(part: str | None = None, prefix: str = "") -> dict[str, OutputRecorder]:
+    """What `output_hidden_states` and `output_attentions` of a model record: its `_can_record_outputs`.
+
+    Args:
+        part: the model's attribute below which the transformer is; `None`: it has one only.
+        prefix: of the outputs' names.
+    """
+    # With leading dots, or those of cross-attention would count among those of self-attention.
+    names = {"attentions": ".attention.function", "cross_attentions": ".cross_attention.function"}
+    weights = {
+        prefix + output: OutputRecorder(None, index=1, layer_name=part, class_name=name)
+        for output, name in names.items()
+    }
+    return {prefix + "hidden_states": OutputRecorder(TransformerLayer, layer_name=part), **weights}
 
 
 @dataclass
