@@ -1,4 +1,7 @@
-"""`make test-transformers`: do our codecs pass what transformers' own EnCodec passes of transformers' common tests?"""
+"""`make test-transformers`: do our models pass what transformers' own ones pass of transformers' common tests?
+
+Codecs are compared with its EnCodec, language models and their processors with its MusicGen.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,33 @@ from tests.transformers_suite.fetch import common_tests
 
 SUITE = Path(__file__).with_name("suite.py")
 # What native fails and ours must pass: with equal values in tuples and dicts.
-BEYOND_NATIVE = {"Model": {"test_model_outputs_equivalence"}, "Mono": set(), "Stereo": set()}
+BEYOND_NATIVE = {"Model": {"test_model_outputs_equivalence"}}
+# What these classes need not pass, and why: beginnings of tests' names, and of classes'.
+EXCEPTIONS = [
+    (("test_model_base_model_prefix",), ("LM_",), "a codec language model has no model without heads in it"),
+    (("test_batching_equivalence",), ("LM_musicgen", "LM_audiogen"), "codebook_losses are means over the batch"),
+    (
+        ("test_reverse_loading_mapping",),
+        ("LM_musicgen", "LM_audiogen"),
+        "native checkpoints are read under their names, ours written under ours: export_native is the way back",
+    ),
+    (
+        ("test_model_forward_default_config_values",),
+        ("LM_valle-factorized",),
+        "it leaves out tie_word_embeddings=False, without which there is no such model",
+    ),
+    (
+        ("test_call_arguments", "test_init_arguments_not_in_processor_kwargs"),
+        ("Processor_",),
+        "arguments are explicit and documented with their defaults, and not hidden in ProcessingKwargs",
+    ),
+    (
+        ("test_subprocessor", "test_save_load_pretrained_additional", "test_processor_with_multiple_inputs")
+        + ("test_kwargs_overrides", "test_overlapping", "test_structured_kwargs", "test_unstructured_kwargs"),
+        ("Processor_",),
+        "the codec and the tokenizer are loaded when they are needed, and are no attributes of transformers' kind",
+    ),
+]
 
 
 class Outcomes:
@@ -37,8 +66,10 @@ def compare(outcomes: Outcomes) -> bool:
     print(f"\n{'':28}{'passed':>8}{'failed':>8}{'skipped':>8}   passed by native (or required), but not here")
     for owner, tests in outcomes.by_class.items():
         kind, _, whose = owner.partition("_")
-        wanted = outcomes.passed(f"{kind}_native") | BEYOND_NATIVE[kind]
-        short = [] if whose == "native" else sorted(wanted - outcomes.passed(owner))
+        wanted = outcomes.passed(f"{kind}_native") | BEYOND_NATIVE.get(kind, set())
+        excepted = tuple(test for tests, owners, _ in EXCEPTIONS if owner.startswith(owners) for test in tests)
+        missing = [test for test in sorted(wanted - outcomes.passed(owner)) if not test.startswith(excepted)]
+        short = [] if whose == "native" else missing
         counts = "".join(f"{list(tests.values()).count(kind):8}" for kind in ("passed", "failed", "skipped"))
         print(f"{owner:28}{counts}   {', '.join(short) or '-'}")
         good = good and not short

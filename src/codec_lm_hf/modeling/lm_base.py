@@ -170,15 +170,15 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         """They all do; transformers looks for its mixin among the direct bases only."""
         return True
 
-    def _check_outputs(self, **kwargs) -> None:
-        """Refuse to give attention weights that the attention function does not have."""
+    def _warn_of_outputs(self, **kwargs) -> None:
+        """Say so where attention weights are asked for that the attention function does not have."""
         flags = [name for name in (f"output_{output}" for output in self._can_record_outputs) if "attentions" in name]
         asked = [name for name in flags if kwargs.get(name, getattr(self.config, name, False))]
         implementation = self.config._attn_implementation
         if asked and implementation != "eager":
-            raise ValueError(
-                f"{asked[0]} needs the attention implementation 'eager', and this model has {implementation!r}; call "
-                "model.set_attn_implementation('eager')."
+            logger.warning_once(
+                f"{asked[0]} gives nothing with the attention implementation {implementation!r}; for attention "
+                "weights call model.set_attn_implementation('eager')."
             )
 
     @torch.no_grad()

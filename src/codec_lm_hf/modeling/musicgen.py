@@ -287,7 +287,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         """
         if labels is None:
             raise ValueError("give labels: the codes, from which the model is taught. To play, call generate.")
-        self._check_outputs(**kwargs)
+        self._warn_of_outputs(**kwargs)
         config = self.config
         check_codes("labels", labels, config.codebook_size, config.num_codebooks)
         check_ends("labels", labels)

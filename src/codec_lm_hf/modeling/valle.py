@@ -225,7 +225,7 @@ class ValleForConditionalGeneration(CodecLMPreTrainedModel):
         """
         if labels is None:
             raise ValueError("give labels: the codes, from which the model is taught. To speak, call generate.")
-        self._check_outputs(**kwargs)
+        self._warn_of_outputs(**kwargs)
         text = self._text(input_ids, attention_mask, self.config.prenet_sees_padding)
         if self.training and self.config.condition_dropout:
             without = torch.rand(len(text.ids), device=text.ids.device) < self.config.condition_dropout

@@ -105,6 +105,16 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         """
         return cls.from_config(config, **fields)
 
+    @staticmethod
+    def _check_format(padding: bool | str, return_tensors: str) -> None:
+        """Refuse batches of another kind than a processor makes."""
+        if padding not in (True, "longest"):
+            raise ValueError(
+                f"padding must be True or 'longest', got {padding!r}: rows are made as long as the longest."
+            )
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
+
     @property
     def model_fields(self) -> dict[str, int]:
         """Fields of a model's configuration that follow from this processor."""

@@ -121,6 +121,7 @@ class MusicGenLMProcessor(CodecLMProcessor):
         target_audio=None,
         target_codes=None,
         task: str | Task | None = None,
+        padding: bool | str = True,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Make what `forward` and `generate` take.
@@ -135,6 +136,7 @@ class MusicGenLMProcessor(CodecLMProcessor):
             prompt_codes: prompts as codes made before, `(codebooks, frames)` each.
             target_audio, target_codes: recordings of what the texts describe, for training.
             task: one of `tasks`; it says what has to be given, and is checked.
+            padding: only to the longest row, `True` or `"longest"`.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -144,8 +146,7 @@ class MusicGenLMProcessor(CodecLMProcessor):
         Raises:
             ValueError: no text, another task, or things that do not fit each other.
         """
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
+        self._check_format(padding, return_tensors)
         rows, texts = [], self._rows_of_texts(text, without=True)
         audio_given = prompt_codes if audio is None else audio
         self._check_task(task, text=texts if all(texts) else None, audio=audio_given)

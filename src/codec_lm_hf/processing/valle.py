@@ -88,6 +88,7 @@ class ValleProcessor(CodecLMProcessor):
         prompt_durations=None,
         task: str | Task | None = None,
         truncation: bool = False,
+        padding: bool | str = True,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Make what `forward` and `generate` take.
@@ -105,6 +106,7 @@ class ValleProcessor(CodecLMProcessor):
                 border between both texts is the end of the one and the begin of the other.
             task: one of `tasks`; it says what has to be given, and is checked.
             truncation: cut prompts that are longer than `prompt_seconds` allows.
+            padding: only to the longest row, `True` or `"longest"`.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -115,8 +117,7 @@ class ValleProcessor(CodecLMProcessor):
             ValueError: an empty text, an unknown symbol, another task, a prompt too short or too long, or things that
                 do not fit each other.
         """
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}.")
+        self._check_format(padding, return_tensors)
         self._check_task(task, text=text, audio=prompt_codes if audio is None else audio)
         if audio is not None and self.prompt_seconds is not None:
             audio = self._prompts_to_hear(audio, sampling_rate, truncation)
