@@ -1,4 +1,4 @@
-"""The loss after PESQ says of coded speech what PESQ says, wants the level to be right, and takes any rate."""
+"""The loss after PESQ says of speech what PESQ says, forgives what it forgives, and takes any rate."""
 
 from __future__ import annotations
 
@@ -44,11 +44,9 @@ def test_it_ranks_degraded_speech_as_pesq_does(speech):
     assert spearmanr(losses, opinions).statistic < -0.9
 
 
-def test_it_asks_for_the_right_level(speech):
-    """A measure that forgave a gain would be lowered by ever softer speech, of which less is audible."""
+def test_it_forgives_a_gain_and_not_as_much_noise(speech):
     loss = PerceptualDisturbance(16000)
-    softer = [float(loss(gain * speech, speech)) for gain in (1.0, 0.7, 0.5, 0.2, 0.05)]
-    assert softer[0] == 0 and softer == sorted(softer)
+    assert loss(0.8 * speech, speech) < 0.1 * loss(with_noise(speech, 14), speech)  # both are 20 % off
 
 
 def test_it_does_not_depend_on_the_level_of_both(speech):
