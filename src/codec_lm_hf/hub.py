@@ -76,18 +76,11 @@ class RemoteStubMixin(_InstalledCode):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         classes = self._auto_classes()
-        if not classes:
-            return super().save_pretrained(save_directory, **kwargs)
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        Path(save_directory, STUB).write_text(_STUB_TEXT, encoding="utf-8")
-        before = {name: value for name, value in vars(self).items() if name == "auto_map"}
-        self.auto_map = {auto: f"{STUB.removesuffix('.py')}.{name}" for auto, name in classes.items()}
-        try:
-            return super().save_pretrained(save_directory, **kwargs)
-        finally:
-            # It belongs to the file: what was saved is what it was before.
-            vars(self).pop("auto_map", None)
-            vars(self).update(before)
+        if classes:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            Path(save_directory, STUB).write_text(_STUB_TEXT, encoding="utf-8")
+            self.auto_map = {auto: f"{STUB.removesuffix('.py')}.{name}" for auto, name in classes.items()}
+        return super().save_pretrained(save_directory, **kwargs)
 
     def _auto_classes(self) -> dict[str, str]:
         """Name of an Auto class -> name of the class of ours that it gives."""

@@ -191,6 +191,8 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Write the processor; a codec without a repository of its own goes beside it, into the folder `codec`."""
         written = super().save_pretrained(save_directory, **kwargs)
+        # transformers leaves it in the file when it loads a processor: what was saved is not to differ.
+        vars(self).pop("auto_map", None)
         if self.codec_name is None and (self._codec is not None or self._codec_lies_beside()):
             self.codec.save_pretrained(Path(save_directory, _SUBFOLDER))
         return written
