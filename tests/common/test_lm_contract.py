@@ -624,6 +624,8 @@ def test_hidden_states_and_attention_weights_are_given_when_asked_for(name, capl
     model.config.output_hidden_states = True
     torch.testing.assert_close(model(**inputs).hidden_states, found.hidden_states, atol=0, rtol=0)
     assert isinstance(model(**inputs, return_dict=False)[-1], tuple)
+    model.resize_codebooks(codebook_size=model.config.codebook_size + 1)
+    assert len(model(**inputs).hidden_states) == count + 1
 
 
 @pytest.mark.parametrize("name", [name for name in TINY_LM if name.startswith("valle")])

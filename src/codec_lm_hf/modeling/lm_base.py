@@ -279,6 +279,8 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             theirs[size:].copy_(weight[old.codebook_size :])
         for name in ("config", "_modules", "_tied_weights_keys", "all_tied_weights_keys"):
             setattr(self, name, getattr(fresh, name))
+        # transformers' mark that layers have been hooked; the new ones have not.
+        self._output_capturing_hooks_installed = False
 
     @torch.no_grad()
     def start_from_codec(self, codec: CodecPreTrainedModel) -> None:
