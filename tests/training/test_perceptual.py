@@ -54,11 +54,13 @@ def test_it_does_not_depend_on_the_level_of_both(speech):
     torch.testing.assert_close(loss(noisy / 10, speech / 10), loss(noisy, speech), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100, 48000])
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100, 48000, 96000])
 def test_any_rate_has_bands_up_to_its_half(rate):
     loss = PerceptualDisturbance(rate)
     bins = loss.bands.sum(0)
     assert bins[0] == 0 and (bins[1:] == 1).all()
     assert torch.isfinite(loss.thresholds).all()
-    audio = torch.randn(2, 1, rate // 100)  # less than a window
-    assert loss(audio, audio) == 0 < loss(audio, torch.randn_like(audio))
+    audio = torch.randn(2, 1, rate // 100, requires_grad=True)  # less than a window
+    worse = loss(audio, torch.randn_like(audio))
+    assert loss(audio, audio) == 0 < worse
+    assert torch.isfinite(torch.autograd.grad(worse, audio)[0]).all()

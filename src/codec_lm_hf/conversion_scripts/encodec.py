@@ -16,7 +16,7 @@ from . import audiocraft
 from .engine import ConversionError, Converter, State, read_checkpoint, translated
 from .seanet import SEANET_RULES
 
-# The original's name of a field -> ours; `None`: any value other than the one given here is refused.
+# The original's name of a field -> ours.
 _FIELDS = {
     "channels": "audio_channels",
     "dimension": "hidden_size",

@@ -52,6 +52,8 @@ class PerceptualDisturbance(nn.Module):
         members = members[members.sum(1) > 0]
         kilohertz = (members @ frequencies) / members.sum(1) / 1000
         decibels = 3.64 * kilohertz**-0.8 - 6.5 * (-0.6 * (kilohertz - 3.3).square()).exp() + 1e-3 * kilohertz**4
+        # Beyond what anybody hears the formula leaves the range of float32.
+        decibels = decibels.clamp(max=200)
         # In Bark.
         self.band_width = float(edges[1] - edges[0])
         self.register_buffer("bands", members, persistent=False)
