@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, pad
 from codec_lm_hf.conversion_scripts.engine import rename
 from codec_lm_hf.conversion_scripts.valle import rules
 from codec_lm_hf.modeling.lm_base import NO_CODE
-from codec_lm_hf.modeling.valle import LONGEST_PREFIX
+from codec_lm_hf.modeling.valle_stage import LONGEST_PREFIX
 from tests.parity.harness import Case
 
 LOSS = {"rtol": 1e-5}

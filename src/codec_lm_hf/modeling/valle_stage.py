@@ -18,6 +18,9 @@ from .layers.prenet import ConvPrenet, LinearPrenet
 from .layers.transformer import Transformer
 from .lm_base import NO_CODE
 
+# Three seconds of EnCodec's 75 frames: the longest prompt that training makes of an utterance (section 4.2.2).
+LONGEST_PREFIX = 225
+
 
 @dataclass
 class Text:
