@@ -399,8 +399,6 @@ def test_tuple_output(name):
 
 # One of each family, and those with layers that it has not.
 @pytest.mark.parametrize("name", [name for name in TINY if "-" not in name or name in OTHER_CODE])
-# torch.compile leaves LSTMs out of its graphs unless told otherwise. (Undoing pytest's monkeypatch hides the option.)
-@torch._dynamo.config.patch(allow_rnn=True)
 def test_compiles_without_graph_break(name):
     torch.compiler.reset()  # What was compiled for other models counts towards the limit of recompilations.
     model = TINY[name].model().fuse()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling.codec_base import CodecPreTrainedModel
+from ..modeling.layers.lstm import ResidualLSTM
 
 
 class _Encoder(nn.Module):
@@ -126,7 +127,7 @@ def _any_frames(model: CodecPreTrainedModel, samples: int) -> Any:
             f"{-(-samples // hop) * hop}."
         )
     segmented = model.config.chunk_length is not None
-    if segmented or any(isinstance(module, nn.LSTM) for module in model.modules()):
+    if segmented or any(isinstance(module, ResidualLSTM) for module in model.modules()):
         raise ValueError(
             f"{type(model).__name__} so configured {'has segments' if segmented else 'has LSTM layers'} and can be "
             "exported for one length only; leave dynamic off and export once for each length."

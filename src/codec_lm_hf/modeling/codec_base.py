@@ -21,7 +21,7 @@ from .codec_segments import CodecSegments
 from .codec_stream import CodecStream, join_rows
 from .layers.conv import Conv1d, fuse_weight_norm, has_weight_norm, reset_weight_norm
 from .layers.convnext import ConvNeXtBlock, SilentLinear
-from .layers.lstm import ResidualLSTM
+from .layers.lstm import LSTM, ResidualLSTM
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
 from .layers.snake import Snake
 from .layers.stft import HannWindow
@@ -612,5 +612,5 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         if isinstance(module, EuclideanCodebook):
             for buffer in (module.inited, module.cluster_size, module.embed, module.embed_avg):
                 init.zeros_(buffer)
-        if isinstance(module, (HannWindow, LearnedCodebook, Snake)):
+        if isinstance(module, (HannWindow, LSTM, LearnedCodebook, Snake)):
             module.reset()

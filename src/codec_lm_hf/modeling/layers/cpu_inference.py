@@ -212,7 +212,7 @@ def _by_parts(x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
-def lstm(layers: nn.LSTM, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def lstm(layers: nn.RNNBase, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """`layers(x, state)` for few steps of a unidirectional, unprojected `torch.nn.LSTM` without dropout.
 
     oneDNN's own layer reorders all weights in every call, which costs more than some twenty steps.
@@ -243,7 +243,7 @@ class PackedLSTM:
         layers: unprojected, float32 on a CPU, without dropout.
     """
 
-    def __init__(self, layers: nn.LSTM) -> None:
+    def __init__(self, layers: nn.RNNBase) -> None:
         self._layers, self._state = layers, _state_of(layers)
         self._weights = []
         directions = 1 + layers.bidirectional
@@ -258,7 +258,8 @@ class PackedLSTM:
     def possible(layers: nn.Module) -> bool:
         """Whether there can be one."""
         return (
-            type(layers) is nn.LSTM
+            isinstance(layers, nn.RNNBase)
+            and layers.mode == "LSTM"
             and layers.bias
             and layers.proj_size == 0
             and torch.backends.mkldnn.is_available()

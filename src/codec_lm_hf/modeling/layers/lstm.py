@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from transformers import initialization as init
 
 from . import cpu_inference
 from .streaming import Stream, TimeContext, lengths_of
+
+
+class LSTM(nn.RNNBase):
+    """`torch.nn.LSTM` under another name: `torch.compile` refuses that class, but not what it calls.
+
+    In training it stays out of graphs, which would have a copy of it for every step.
+    """
+
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args
+    permute_hidden = nn.LSTM.permute_hidden
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__("LSTM", *args, **kwargs)
+
+    def forward(self, x: Tensor | PackedSequence, state: tuple[Tensor, Tensor] | None = None) -> tuple:
+        """As of `torch.nn.LSTM`."""
+        return (self._out_of_graph if self.training else self._run)(x, state)
+
+    _run = nn.LSTM.forward
+    _out_of_graph = torch.compiler.disable(nn.LSTM.forward)
+
+    def reset(self) -> None:
+        """Initialize as transformers does with LSTMs."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("weight"):
+                init.xavier_uniform_(parameter)
+            else:
+                init.zeros_(parameter)
 
 
 class ResidualLSTM(nn.Module):
@@ -26,7 +56,7 @@ class ResidualLSTM(nn.Module):
 
     def __init__(self, channels: int, num_layers: int, bidirectional: bool = False) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(channels, channels, num_layers, bidirectional=bidirectional)
+        self.lstm = LSTM(channels, channels, num_layers, bidirectional=bidirectional)
         self.waits_for_end = bidirectional
         self.out_channels = channels * (1 + bidirectional)
         self._packed: cpu_inference.PackedLSTM | None = None
