@@ -18,8 +18,8 @@ from tests.common.tiny import TINY
 
 SAMPLES = 2400
 # One row for every way of computing, and so of every family; the others differ in sizes. Those without LSTM layers and
-# segments can become graphs of any length too, which takes much longer to export; the page's is the bundled codec, which
-# is Lyra V2's relative.
+# segments can become graphs of any length too, which takes much longer to export; the page's is the bundled codec, and
+# so Lyra V2's kind.
 FIXED = [
     "audiodec",
     "encodec",

@@ -29,7 +29,7 @@ def channels_last(x: Tensor) -> Tensor:
     kernel=st.integers(1, 5),
     stride=st.integers(1, 3),
     dilation=st.integers(1, 3),
-    extra=st.integers(0, 12),
+    extra=st.integers(0, 12) | st.integers(cpu_inference._FEW_WINDOWS - 2, cpu_inference._FEW_WINDOWS + 2),
     bias=st.booleans(),
     layout=st.sampled_from([Tensor.contiguous, channels_last]),
 )
@@ -40,9 +40,6 @@ def test_convolution_is_torchs(batch, channels, out_channels, kernel, stride, di
     packed = cpu_inference.pack(weight).transpose(1, 2)
     torch.testing.assert_close(cpu_inference.convolve(x, weight, shift, stride, dilation), expected)
     torch.testing.assert_close(cpu_inference.convolve(x, packed, shift, stride, dilation), expected)
-    conv = nn.Conv1d(channels, out_channels, kernel, stride, dilation=dilation, bias=bias)
-    if cpu_inference.PackedConv.possible(conv):
-        torch.testing.assert_close(cpu_inference.PackedConv(conv)(x), conv(x))
 
 
 @torch.no_grad()
@@ -98,40 +95,13 @@ def test_fused_lstm_notices_changed_weights_and_copies():
     torch.testing.assert_close(layer(x.double()), copy.deepcopy(layer)(x.double()))
 
 
-@torch.no_grad()
-@pytest.mark.skipif(
-    not cpu_inference.PackedConv.possible(nn.Conv1d(1, 8, 3)), reason="this torch is built without oneDNN"
-)
-def test_fused_convolution_notices_changed_weights_and_copies():
-    x = torch.randn(2, 8, 30)
-    layer = Conv1d(8, 16, 6, stride=3)
-    plain = copy.deepcopy(layer)
-    layer.fuse()
-    torch.testing.assert_close(layer(x), plain(x))
-    copied, pickled = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
-    assert torch.equal(copied(x), plain(x)) and torch.equal(pickled(x), plain(x))
-    for changed in (layer, plain):
-        changed.conv.weight.mul_(0.5)
-        changed.conv.bias.add_(1)
-    torch.testing.assert_close(layer(x), plain(x))
-    torch.testing.assert_close(layer.double()(x.double()), plain.double()(x.double()))
-
-
 def test_models_can_be_fused_in_inference_mode():
     """Where torch does not count changes, nothing is packed."""
     with torch.inference_mode():
-        layers = Conv1d(8, 16, 3), ResidualLSTM(8, 2)
-        for layer in layers:
-            expected = layer(torch.ones(1, 8, 30))
-            layer.fuse()
-            torch.testing.assert_close(layer(torch.ones(1, 8, 30)), expected)
-
-
-def test_fused_convolution_still_learns():
-    layer = Conv1d(8, 16, 3)
-    layer.fuse()
-    layer(torch.randn(1, 8, 20)).sum().backward()
-    assert layer.conv.weight.grad is not None
+        layer = ResidualLSTM(8, 2)
+        expected = layer(torch.ones(1, 8, 30))
+        layer.fuse()
+        torch.testing.assert_close(layer(torch.ones(1, 8, 30)), expected)
 
 
 def by_optimizer(layer: nn.Module) -> None:

@@ -19,7 +19,7 @@ from ..hub import HubModelMixin
 from .codec_checks import CodecChecks
 from .codec_segments import CodecSegments
 from .codec_stream import CodecStream, join_rows
-from .layers.conv import Conv1d, fuse_weight_norm, has_weight_norm, reset_weight_norm
+from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
 from .layers.convnext import ConvNeXtBlock, SilentLinear
 from .layers.lstm import LSTM, ResidualLSTM
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
@@ -583,7 +583,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         return super().save_pretrained(save_directory, **kwargs)
 
     def fuse(self) -> CodecPreTrainedModel:
-        """Fold weight norm into the weights, pack them, compute codebook norms once, for inference.
+        """Fold weight norm into the weights, pack those of LSTMs, compute codebook norms once, for inference.
 
         The numbers stay the same. On a CPU packed weights stand beside the plain ones, in twice their memory.
 
@@ -592,7 +592,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         fuse_weight_norm(self)
         self.config.fused = True
         for module in self.modules():
-            if isinstance(module, (Codebook, Conv1d, ResidualLSTM)):
+            if isinstance(module, (Codebook, ResidualLSTM)):
                 module.fuse()
         return self
 

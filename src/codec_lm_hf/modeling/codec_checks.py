@@ -112,7 +112,6 @@ class CodecChecks:
             raise ValueError(f"audio_codes must lie in 0..{size - 1}, found {low if low < 0 else high}.")
 
     def _check_chunk(self, x: Tensor, state: CodecStream, name: str, channels: int | None) -> None:
-        self._check_streamable()
         if x.ndim != 3 or len(x) != state.batch_size or (channels is not None and x.shape[1] != channels):
             expected = f"({state.batch_size}, {channels or 'codebooks'}, steps)"
             raise ValueError(f"{name} must have shape {expected} in this stream, got {tuple(x.shape)}.")

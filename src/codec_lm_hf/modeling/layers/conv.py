@@ -339,15 +339,8 @@ class Conv1d(FoldedConv, SlidingWindow):
             in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=bias
         )
         self.conv, self.norm = with_norm(conv, norm_type, fused)
-        self._packed: cpu_inference.PackedConv | None = None
-
-    def fuse(self) -> None:
-        """Lay out the weight as the CPU's library reads it, once, for inference."""
-        self._packed = cpu_inference.PackedConv(self.conv) if cpu_inference.PackedConv.possible(self.conv) else None
 
     def compute(self, x: Tensor) -> Tensor:
-        if self._packed is not None and self._packed.serves(self.conv, x):
-            return self._packed(x)
         if not _runs_as_products(self.conv, x):
             return _in_float32(self.conv, x) if _needs_float32(self.conv, x) else self.conv(x)
         (stride,), (dilation,) = self.conv.stride, self.conv.dilation

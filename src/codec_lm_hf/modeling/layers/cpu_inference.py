@@ -1,8 +1,9 @@
 """Faster arithmetic for CPUs where no gradient is needed: layers as matrix products over channels-last memory.
 
 Tensors keep their shape `(batch, channels, steps)`, but lie in memory step by step (the transpose of a contiguous
-`(batch, steps, channels)`). There, `stride` steps are one row of a matrix, and a convolution whose kernel is a whole
-number of strides is a sum of that many matrix products with shifted rows: nothing reordered, no gathered windows.
+`(batch, steps, channels)`). There, a window is one run of memory, so that few of them are gathered into a matrix at
+little cost; and `stride` outputs of a transposed convolution are one row of one, so that it is a sum of products with
+shifted rows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _FEW_STEPS = 16
 _LSTM_MODE = 2  # ATen's number for it
 # Of a tensor: two such lie in the second level of a CPU's cache.
 _CACHED_VALUES = 2**16
-_PACKED_FOR_STEPS = 1024
+# Up to so many, gathering them costs a convolution less than oneDNN's reordering of the weight in every call.
+_FEW_WINDOWS = 512
 # Of a weight: a part that stays in the cache, and how large the whole is at least for parts to be of use.
 _PART_VALUES, _LARGE_VALUES = 2**19, 2**20
 
@@ -131,6 +133,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilati
         return x.new_zeros(len(x), len(weight), 0)  # torch takes no empty images
     if stride == 1 and weight.shape[2] == 1:
         return F.linear(steps_first(x), pack(weight).flatten(1), bias).transpose(1, 2)
+    windows = (x.shape[2] - (weight.shape[2] - 1) * dilation - 1) // stride + 1
+    if 0 < windows <= _FEW_WINDOWS:
+        return _convolve_few(x, weight, bias, stride, dilation, windows)
     if stride == 1 and len(weight) <= _FEW_OUTPUTS:
         return _convolve_to_few(x, weight, bias, dilation)
     return F.conv2d(_image(x), _kernel(weight), bias, (1, stride), 0, (1, dilation))[:, :, 0]
@@ -175,6 +180,17 @@ def convolve_transposed(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 def _for_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     return matrix.expand(len(rows), *matrix.shape)
+
+
+def _convolve_few(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int, windows: int) -> Tensor:
+    """One product of the windows, gathered, with the weight as it is."""
+    rows, (out_channels, channels, kernel) = steps_first(x), weight.shape
+    batch_stride, step = rows.stride(0), rows.stride(1)
+    gathered = rows.as_strided(
+        (len(rows), windows, kernel, channels), (batch_stride, stride * step, dilation * step, 1)
+    ).reshape(-1, kernel * channels)
+    y = linear(gathered, pack(weight).flatten(1), bias)
+    return y.view(len(rows), windows, out_channels).transpose(1, 2)
 
 
 def _convolve_to_few(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -292,53 +308,6 @@ class PackedLSTM:
 
     def __reduce__(self) -> tuple:
         """What is packed can be neither copied nor pickled: a copy of a model has none."""
-        return type(None), ()
-
-
-class PackedConv:
-    """A `torch.nn.Conv1d` whose weight oneDNN need not reorder in every call; the numbers are the same.
-
-    Args:
-        conv: float32 on a CPU, without groups and weight norm.
-    """
-
-    def __init__(self, conv: nn.Conv1d) -> None:
-        self._conv, self._state = conv, _state_of(conv)
-        self._bias = None if conv.bias is None else conv.bias.detach()
-        self._options = (0, 0), (1, *conv.stride), (1, *conv.dilation), 1
-        # Of the layouts that oneDNN has for a weight, the one for signals of some length; it serves all lengths.
-        image = (1, conv.in_channels, 1, conv.kernel_size[0] * conv.dilation[0] + _PACKED_FOR_STEPS * conv.stride[0])
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-            _kernel(conv.weight.detach()), *self._options, image
-        )
-
-    @staticmethod
-    def possible(conv: nn.Module) -> bool:
-        """Whether there can be one, and it would be of use."""
-        return (
-            type(conv) is nn.Conv1d
-            and conv.groups == 1
-            and conv.kernel_size[0] > 1
-            and conv.out_channels > _FEW_OUTPUTS
-            and torch.backends.mkldnn.is_available()
-            and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
-            and _can_be_packed(conv)
-        )
-
-    def serves(self, conv: nn.Module, x: Tensor) -> bool:
-        """Whether this is `conv(x)`: `conv` is the one given, with the same weights."""
-        return applies(x) and x.shape[2] > 0 and conv is self._conv and _state_of(conv) == self._state
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`(batch, channels, steps)` to `(batch, out_channels, windows)`, channels-last."""
-        padding, stride, dilation, groups = self._options
-        image = torch.ops.mkldnn._convolution_pointwise(
-            _image(x), self._weight, self._bias, padding, stride, dilation, groups, "none", [], ""
-        )
-        return image[:, :, 0]
-
-    def __reduce__(self) -> tuple:
-        """As of `PackedLSTM`."""
         return type(None), ()
 
 

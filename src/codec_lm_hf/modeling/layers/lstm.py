@@ -80,10 +80,11 @@ class ResidualLSTM(nn.Module):
 
     def _run(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs and last state for `x` `(steps, batch, channels)`."""
+        # For one step of one row, even calling oneDNN takes longer.
+        if self._packed is not None and len(x) * x.shape[1] > 1 and self._packed.serves(self.lstm, x):
+            return self._packed(x, state)
         if cpu_inference.runs_lstm(x) and not self.lstm.bidirectional:
             return cpu_inference.lstm(self.lstm, x, state)
-        if self._packed is not None and self._packed.serves(self.lstm, x):
-            return self._packed(x, state)
         return self.lstm(x, state)
 
     def _both_ways(self, x: Tensor, time: TimeContext | None) -> Tensor:
