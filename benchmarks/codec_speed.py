@@ -39,6 +39,7 @@ LARGEST_SHARE_OF_OTHER_CODES = 0.02
 LARGEST_AUDIO_ERROR = 1e-3
 _GEMM_SIZE = 1024
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 30
+_STREAMED_SECONDS = 2
 
 
 def _baddbmm_flops(total: tuple, a: tuple, b: tuple, *rest, **options) -> int:
@@ -151,6 +152,42 @@ def measure(
 
 
 @torch.no_grad()
+def measure_streams(name: str, codecs: dict[str, Codec], threads: int, chunk_ms: float, budget: float) -> list[dict]:
+    """Encode and decode with ours, chunk by chunk; nothing that runs the others' models can."""
+    torch.set_num_threads(threads)
+    ours = {key: codecs[key] for key in OURS}
+    config, rows = CASES[name].config, []
+    frames = max(1, round(chunk_ms / 1e3 * config.frame_rate))
+    audio = torch.randn(1, 1, int(_STREAMED_SECONDS * config.sampling_rate)) * 0.1
+    codes = ours["ours"].encode(audio)
+    for direction in ("encode", "decode"):
+
+        def work(codec: Codec, direction: str = direction) -> None:
+            state = codec.model.init_stream(1)
+            if direction == "encode":
+                for chunk in audio.split(frames * config.hop_length, dim=-1):
+                    codec.model.encode_chunk(chunk, state, num_quantizers=codes.shape[1])
+            else:
+                for chunk in codes.split(frames, dim=-1):
+                    codec.model.decode_chunk(chunk, state)
+
+        times, _ = _interleaved(work, ours, budget)
+        rows.append(
+            {
+                "model": name,
+                "preset": CASES[name].preset,
+                "direction": direction,
+                "threads": threads,
+                "frames": frames,
+                "chunk_ms": frames / config.frame_rate * 1e3,
+                "load_average": os.getloadavg()[0],
+                "times_real_time": {key: _STREAMED_SECONDS / statistics.median(value) for key, value in times.items()},
+            }
+        )
+    return rows
+
+
+@torch.no_grad()
 def _memory_of(case: str, name: str, seconds: float, limit_mib: float, send) -> None:
     torch.set_num_threads(1)
     codec = build(case, (name,))[0][name]
@@ -214,6 +251,15 @@ def speed_table(rows: list[dict]) -> str:
     return _table(lines)
 
 
+def stream_table(rows: list[dict]) -> str:
+    lines = [["model", "chunk, ms", "frames", "threads", "", *(f"{name}, x real time" for name in OURS)]]
+    for row in rows:
+        speeds = [f"{row['times_real_time'][name]:.1f}" for name in OURS]
+        numbers = [f"{row['chunk_ms']:.0f}", str(row["frames"]), str(row["threads"])]
+        lines.append([row["model"], *numbers, row["direction"], *speeds])
+    return _table(lines)
+
+
 def memory_table(rows: list[dict]) -> str:
     def shown(row: dict, direction: str) -> str:
         value = row[f"{direction}_mib"]
@@ -231,6 +277,9 @@ def main(
     seconds: Annotated[list[float], typer.Option(help="Length of the audio; several times for several.")] = (1, 10),
     batch: Annotated[list[int], typer.Option(help="Rows at a time; several times for several.")] = (1,),
     threads: Annotated[list[int], typer.Option(help="Threads; several times for several.")] = (1,),
+    chunk_ms: Annotated[
+        list[float], typer.Option(help="Chunks of streams, in whole frames of about so long; 0 for no streams.")
+    ] = (20, 80, 320),
     budget: Annotated[float, typer.Option(help="Seconds for each measurement, of at least three rounds.")] = 10,
     memory_seconds: Annotated[list[float], typer.Option(help="Lengths to measure memory at (Linux); 0 for none.")] = (
         60,
@@ -244,11 +293,12 @@ def main(
     ),
     output: Annotated[Path, typer.Option(help="JSON file for the figures.")] = Path("out/codec_speed.json"),
 ) -> None:
-    """Time our codecs, plain and fused, beside peers of the same weights; measure how memory grows with length."""
+    """Time our codecs, plain and fused, beside peers of the same weights, and in streams; measure how memory grows."""
     unknown = sorted({*model, *memory_model} - set(CASES))
     if unknown:
         raise typer.BadParameter(f"no model {unknown[0]!r}; choose among {', '.join(CASES)}.")
     rows: list[dict] = []
+    stream_rows: list[dict] = []
     left_out: dict[str, dict[str, str]] = {}
     implementations: dict[str, list[str]] = {}
     for name in (bar := tqdm(model, unit="model")):
@@ -260,6 +310,9 @@ def main(
             for case_seconds in seconds:
                 for case_batch in batch:
                     rows += measure(name, codecs, case_threads, case_seconds, case_batch, budget)
+            if codecs["ours"].model.streamable:
+                for case_chunk in filter(None, chunk_ms):
+                    stream_rows += measure_streams(name, codecs, case_threads, case_chunk, budget)
         del codecs
     memory_cases = []
     for name in memory_model if any(memory_seconds) else ():
@@ -275,11 +328,14 @@ def main(
         **surroundings(),
         "left_out": left_out,
         "speed": rows,
+        "streams": stream_rows,
         "memory": memory_rows,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=2) + "\n")
     typer.echo(speed_table(rows))
+    if stream_rows:
+        typer.echo("\n" + stream_table(stream_rows))
     if memory_rows:
         typer.echo("\n" + memory_table(memory_rows))
     for name, reasons in left_out.items():

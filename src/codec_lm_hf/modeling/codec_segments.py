@@ -123,5 +123,6 @@ class CodecSegments:
                 weight = weight * TimeContext(piece_mask.sum(-1) * self.config.hop_length).mask(samples)
             total[rows, :, start : start + samples] += piece * weight
             weights[rows, :, start : start + samples] += weight
-        joined = total / weights.masked_fill(weights == 0, 1)
-        return joined[..., : start + samples].to(piece.dtype)
+        # In place: of an hour, each of these is as large as the audio.
+        total /= weights.masked_fill_(weights == 0, 1)
+        return total[..., : start + samples].to(piece.dtype)
