@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Cache, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from ..configuration.valle import ValleConfig
 from .generation import generates, step_mask
 from .layers.alignment import NO_SYMBOL, AlignedSymbols, TextPointer, frame_symbols
 from .layers.cache import new_cache
@@ -69,6 +70,8 @@ class _TextSpoken(StoppingCriteria):
 
 class ValleGenerationMixin:
     """`generate` and `continual` of `ValleForConditionalGeneration`, whose transformers and checks they use."""
+
+    config: ValleConfig
 
     @generates
     def generate(

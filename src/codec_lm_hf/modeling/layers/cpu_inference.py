@@ -1,9 +1,9 @@
 """Faster arithmetic for CPUs where no gradient is needed: layers as matrix products over channels-last memory.
 
 Tensors keep their shape `(batch, channels, steps)`, but lie in memory step by step (the transpose of a contiguous
-`(batch, steps, channels)`). There, a window is one run of memory, so that few of them are gathered into a matrix at
-little cost; and `stride` outputs of a transposed convolution are one row of one, so that it is a sum of products with
-shifted rows.
+`(batch, steps, channels)`). There, a window without dilation is one run of memory, so that gathering few of them into
+a matrix costs little; and `stride` outputs of a transposed convolution are one row of a matrix, so that it is a sum of
+products with shifted rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _FEW_STEPS = 16
 _LSTM_MODE = 2  # ATen's number for it
 # Of a tensor: two such lie in the second level of a CPU's cache.
 _CACHED_VALUES = 2**16
-# Up to so many, gathering them costs a convolution less than oneDNN's reordering of the weight in every call.
+# Up to so many, gathering them costs a convolution less than oneDNN's reordering of the weight in every call (measured
+# on Zen 3). No reordered weight is kept: which layout oneDNN wants depends on the length, and others cost far more.
 _FEW_WINDOWS = 512
 # Of a weight: a part that stays in the cache, and how large the whole is at least for parts to be of use.
 _PART_VALUES, _LARGE_VALUES = 2**19, 2**20
@@ -135,7 +136,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilati
         return F.linear(steps_first(x), pack(weight).flatten(1), bias).transpose(1, 2)
     windows = (x.shape[2] - (weight.shape[2] - 1) * dilation - 1) // stride + 1
     if 0 < windows <= _FEW_WINDOWS:
-        return _convolve_few(x, weight, bias, stride, dilation, windows)
+        return _convolve_gathered(x, weight, bias, stride, dilation, windows)
     if stride == 1 and len(weight) <= _FEW_OUTPUTS:
         return _convolve_to_few(x, weight, bias, dilation)
     return F.conv2d(_image(x), _kernel(weight), bias, (1, stride), 0, (1, dilation))[:, :, 0]
@@ -182,7 +183,9 @@ def _for_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     return matrix.expand(len(rows), *matrix.shape)
 
 
-def _convolve_few(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int, windows: int) -> Tensor:
+def _convolve_gathered(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int, windows: int
+) -> Tensor:
     """One product of the windows, gathered, with the weight as it is."""
     rows, (out_channels, channels, kernel) = steps_first(x), weight.shape
     batch_stride, step = rows.stride(0), rows.stride(1)
