@@ -471,6 +471,26 @@ class TestBadInput:
             model.encode(audio, torch.ones(1, 99))
 
     @every_codec
+    def test_masks_of_codes(self, name):
+        """One of other rows would give so many rows of audio, or noise; one of other frames would be cut."""
+        model = model_of(name)
+        codes = torch.zeros(2, 4, 6, dtype=torch.long)
+        scales = torch.ones(2, 1) if model.config.normalize else None
+        samples = 6 * model.config.hop_length
+        some, hole, none = (torch.ones(2, 6, dtype=torch.bool) for _ in range(3))
+        some[0, 4:] = hole[0, 2:4] = none[1] = False
+        for masks, message in [
+            ({"codes_mask": some[:1]}, r"codes_mask must have shape \(2, 6\), one entry per frame, got \(1, 6\)"),
+            ({"codes_mask": some[:, :5]}, r"codes_mask must have shape \(2, 6\), .* got \(2, 5\)"),
+            ({"codes_mask": hole}, "codes_mask has padding before or between real frames; pad at the right"),
+            ({"codes_mask": none}, r"rows \[1\] of codes_mask hold no real frame"),
+            ({"padding_mask": torch.ones(1, samples)}, r"padding_mask must have shape \(2, samples\), .* got \(1,"),
+            ({"padding_mask": torch.ones(2, 1, samples)}, r"padding_mask must have shape \(2, samples\)"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                model.decode(codes, scales, **masks)
+
+    @every_codec
     def test_arguments_that_there_are_not(self, name):
         model = model_of(name)
         audio = noise(model, 1000)

@@ -237,14 +237,18 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
         Raises:
             TypeError: as in `encode`.
-            ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has.
+            ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has; masks
+                that are not of these codes' rows and frames, or have padding at the left.
         """
         self._check_given("decode", given)
         self._check_codes(audio_codes)
         audio_codes = audio_codes.long()
+        if codes_mask is not None:
+            segment = None if self.config.chunk_length is None else self._slot
+            codes_mask = self._check_mask("codes_mask", codes_mask, "frame", *audio_codes.shape[::2], segment)
         lengths = None
         if padding_mask is not None:
-            lengths = self._lengths(padding_mask)
+            lengths = self._lengths(padding_mask, len(audio_codes))
             if codes_mask is None:
                 codes_mask = self._codes_mask(lengths, audio_codes.shape[-1])
         audio = self._decode(audio_codes, audio_scales, codes_mask, **given)

@@ -50,12 +50,7 @@ class CodecChecks:
         self._check_samples(input_values)
         if padding_mask is None:
             return None
-        if padding_mask.shape != (len(input_values), input_values.shape[-1]):
-            raise ValueError(
-                f"padding_mask must have shape {(len(input_values), input_values.shape[-1])}, one entry per sample, "
-                f"got {tuple(padding_mask.shape)}."
-            )
-        lengths = self._lengths(padding_mask)
+        lengths = self._lengths(padding_mask, len(input_values), input_values.shape[-1])
         if not torch.compiler.is_compiling() and bool((lengths == input_values.shape[-1]).all()):
             return None
         return lengths
@@ -78,18 +73,33 @@ class CodecChecks:
                 f"input_values peaks at {peak:.0f}; expected floats in [-1, 1]: divide 16-bit samples by 32768."
             )
 
-    def _lengths(self, padding_mask: Tensor) -> Tensor:
-        mask = padding_mask.bool()
-        lengths = mask.sum(-1)
+    def _lengths(self, padding_mask: Tensor, rows: int, samples: int | None = None) -> Tensor:
+        """Samples of each row, by a mask that is checked."""
+        return self._check_mask("padding_mask", padding_mask, "sample", rows, samples).sum(-1)
+
+    @staticmethod
+    def _check_mask(
+        name: str, mask: Tensor, unit: str, rows: int, steps: int | None = None, span: int | None = None
+    ) -> Tensor:
+        """A mask of `rows` rows and `steps` (`None`: any number of) steps of that unit as bool, or what is wrong.
+
+        Real steps stand at the left of a row, or of each `span` steps of it.
+        """
+        if mask.ndim != 2 or len(mask) != rows or steps not in (None, mask.shape[1]):
+            expected = f"({rows}, {f'{unit}s' if steps is None else steps})"
+            raise ValueError(f"{name} must have shape {expected}, one entry per {unit}, got {tuple(mask.shape)}.")
+        mask = mask.bool()
         if torch.compiler.is_compiling():
-            return lengths
-        if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-            raise ValueError("padding_mask has padding before or between real samples; pad at the right.")
-        if bool((lengths == 0).any()):
-            raise ValueError(
-                f"rows {(lengths == 0).nonzero().flatten().tolist()} of padding_mask hold no real sample."
-            )
-        return lengths
+            return mask
+        after_padding = mask[:, 1:] & ~mask[:, :-1]
+        if span is not None:
+            after_padding[:, span - 1 :: span] = False
+        if bool(after_padding.any()):
+            raise ValueError(f"{name} has padding before or between real {unit}s; pad at the right.")
+        empty = ~mask.any(-1)
+        if bool(empty.any()):
+            raise ValueError(f"rows {empty.nonzero().flatten().tolist()} of {name} hold no real {unit}.")
+        return mask
 
     def _check_codes(self, codes: Tensor) -> None:
         available, size = self.config.num_codebooks, self.config.codebook_size

@@ -252,7 +252,9 @@ class FunCodecModel(CodecPreTrainedModel):
     ) -> CodecDecoderOutput:
         """As for every codec; `semantic_ids` and `whole_frames` as the class says."""
         if self.semantic is not None and padding_mask is not None:
-            given.setdefault("whole_frames", self._whole_frames(padding_mask, self._lengths(padding_mask)))
+            given.setdefault(
+                "whole_frames", self._whole_frames(padding_mask, self._lengths(padding_mask, len(audio_codes)))
+            )
         return super().decode(audio_codes, audio_scales, codes_mask, padding_mask, return_dict, **given)
 
     def _whole_frames(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
