@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -185,6 +187,33 @@ def test_rows_of_a_stream_reset_alone(name):
     went_on = torch.cat([before[0], after.audio_codes[0][:, mask[0]]], -1)
     assert torch.equal(went_on, model.encode(audio[:1]).audio_codes[0])
     assert torch.equal(after.audio_codes[1][:, mask[1]], model.encode(audio[1:, :, 10 * hop :]).audio_codes[0])
+
+
+@every_stream
+def test_a_copy_of_a_stream_goes_on_by_itself(name):
+    model = model_of(name)
+    first, second, other = (
+        torch.randint(16, (1, 4, 12), generator=torch.Generator().manual_seed(n)) for n in range(3)
+    )
+    state = model.init_stream(1)
+    begun = model.decode_chunk(first, state).audio_values
+    copied = copy.deepcopy(state)
+    model.decode_chunk(other, state)
+    rest = model.decode_chunk(second, copied, final=True).audio_values
+    with torch.no_grad():
+        whole = model.decode(torch.cat([first, second], -1)).audio_values
+    torch.testing.assert_close(torch.cat([begun, rest], -1), whole, atol=ATOL, rtol=1e-4)
+
+
+def test_a_model_copied_with_a_stream_goes_on_with_it():
+    model = model_of("encodec")
+    state, codes = model.init_stream(1), torch.arange(32).view(1, 4, 8)
+    begun = model.decode_chunk(codes, state).audio_values
+    model, state = copy.deepcopy((model, state))
+    rest = model.decode_chunk(codes, state, final=True).audio_values
+    with torch.no_grad():
+        whole = model.decode(torch.cat([codes, codes], -1)).audio_values
+    torch.testing.assert_close(torch.cat([begun, rest], -1), whole, atol=ATOL, rtol=1e-4)
 
 
 @every_stream
@@ -498,6 +527,29 @@ class TestBadInput:
             model.encode(audio, num_quantizer=2)
         with pytest.raises(TypeError, match=r"(has no|unexpected keyword) argument 'scale'"):
             model.decode(model.encode(audio).audio_codes, scale=1.0)
+
+    def test_streams(self):
+        """Each of these would begin anew, or decode what is no code, without a word."""
+        model, other = model_of("encodec"), model_of("soundstream")
+        audio, codes = noise(model, 1000, batch=2), torch.zeros(2, 4, 3, dtype=torch.long)
+        state = model.init_stream(2)
+        with pytest.raises(
+            ValueError, match=r"what init_stream\(\) of this model returned, got that of another model"
+        ):
+            other.encode_chunk(audio, state)
+        with pytest.raises(ValueError, match=r"what init_stream\(\) of this model returned, got NoneType"):
+            model.decode_chunk(codes, None)
+        with pytest.raises(TypeError, match="cannot be pickled; copy.deepcopy makes a second one"):
+            pickle.dumps(state)
+        with pytest.raises(ValueError, match="audio_codes has 5 codebooks, but this model has 4"):
+            model.decode_chunk(codes.new_zeros(2, 5, 0), state)
+        model.encode_chunk(audio, state, final=True)
+        with pytest.raises(ValueError, match=r"rows \[0, 1\] of this stream's encoder ended .* by state.reset\(\)"):
+            model.encode_chunk(audio, state)
+        model.decode_chunk(codes, state, final=True)
+        state.reset(rows=[0])
+        with pytest.raises(ValueError, match=r"rows \[1\] of this stream's decoder ended"):
+            model.decode_chunk(codes, state)
 
     def test_scales_are_needed_where_the_codec_normalises(self):
         model = model_of("encodec-segments")

@@ -450,7 +450,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             ValueError: this codec cannot be streamed.
         """
         self._check_streamable()
-        return CodecStream(batch_size)
+        return CodecStream(batch_size, self)
 
     @torch.no_grad()
     def encode_chunk(
@@ -460,14 +460,18 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
         Args:
             input_values: `(batch, channels, samples)`; `samples` may be 0, to flush.
-            state: from `init_stream`; it is advanced.
-            final: no more samples follow: return all frames that are left.
+            state: from `init_stream` of this model; it is advanced.
+            final: no more samples follow: return all frames that are left. Afterwards `state.reset()` begins anew.
             num_quantizers: as in `encode`.
 
         Returns:
             The frames that are complete now. All pieces joined equal `encode` of the whole.
+
+        Raises:
+            ValueError: audio that `encode` would refuse, or of another batch; the state of another model, or of a
+                stream that ended.
         """
-        self._check_chunk(input_values, state, "input_values", self.config.audio_channels)
+        self._check_chunk("encoder", input_values, state)
         count = self._count(num_quantizers, None)
         parts = []
         for group in state.groups:
@@ -491,8 +495,11 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
         Returns:
             The samples that are complete now. All pieces joined equal `decode` of the whole.
+
+        Raises:
+            ValueError: as in `encode_chunk`.
         """
-        self._check_chunk(audio_codes, state, "audio_codes", None)
+        self._check_chunk("decoder", audio_codes, state)
         parts = []
         for group in state.groups:
             group.decoder.final = final

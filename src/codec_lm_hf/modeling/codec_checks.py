@@ -79,7 +79,12 @@ class CodecChecks:
 
     @staticmethod
     def _check_mask(
-        name: str, mask: Tensor, unit: str, rows: int, steps: int | None = None, span: int | None = None
+        name: str,
+        mask: Tensor,
+        unit: str,
+        rows: int,
+        steps: int | None = None,
+        span: int | None = None,
     ) -> Tensor:
         """A mask of `rows` rows and `steps` (`None`: any number of) steps of that unit as bool, or what is wrong.
 
@@ -101,7 +106,7 @@ class CodecChecks:
             raise ValueError(f"rows {empty.nonzero().flatten().tolist()} of {name} hold no real {unit}.")
         return mask
 
-    def _check_codes(self, codes: Tensor) -> None:
+    def _check_codes(self, codes: Tensor, empty: bool = False) -> None:
         available, size = self.config.num_codebooks, self.config.codebook_size
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}.")
@@ -109,7 +114,7 @@ class CodecChecks:
             raise ValueError(f"audio_codes must have shape (batch, codebooks, frames), got {tuple(codes.shape)}.")
         if not 1 <= codes.shape[1] <= available:
             raise ValueError(f"audio_codes has {codes.shape[1]} codebooks, but this model has {available}.")
-        if codes.shape[-1] == 0 or len(codes) == 0:
+        if not empty and codes.numel() == 0:
             raise ValueError(f"audio_codes is empty, shape {tuple(codes.shape)}; give at least one frame.")
         self._check_code_range(codes, size)
 
@@ -121,13 +126,23 @@ class CodecChecks:
         if low < 0 or high >= size:
             raise ValueError(f"audio_codes must lie in 0..{size - 1}, found {low if low < 0 else high}.")
 
-    def _check_chunk(self, x: Tensor, state: CodecStream, name: str, channels: int | None) -> None:
-        if x.ndim != 3 or len(x) != state.batch_size or (channels is not None and x.shape[1] != channels):
-            expected = f"({state.batch_size}, {channels or 'codebooks'}, steps)"
+    def _check_chunk(self, side: str, x: Tensor, state: CodecStream) -> None:
+        """Refuse what is no next chunk of a stream: of audio where `side` is "encoder", of codes where "decoder"."""
+        if getattr(state, "model", None) is not self:
+            got = "that of another model" if isinstance(state, CodecStream) else type(state).__name__
+            raise ValueError(f"state must be what init_stream() of this model returned, got {got}.")
+        ended = [row for group in state.groups if getattr(group, side).final for row in group.rows]
+        if ended:
+            raise ValueError(
+                f"rows {ended} of this stream's {side} ended with final=True; begin them anew by state.reset()."
+            )
+        coded = side == "decoder"
+        name, channels = ("audio_codes", "codebooks") if coded else ("input_values", self.config.audio_channels)
+        if x.ndim != 3 or len(x) != state.batch_size or not (coded or x.shape[1] == channels):
+            expected = f"({state.batch_size}, {channels}, steps)"
             raise ValueError(f"{name} must have shape {expected} in this stream, got {tuple(x.shape)}.")
-        if channels is None:
-            if x.shape[-1]:
-                self._check_codes(x)
+        if coded:
+            self._check_codes(x, empty=True)
         else:
             self._check_samples(x)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .layers.streaming import Stream
 
@@ -23,14 +25,18 @@ class _Group:
 class CodecStream:
     """State of one streamed batch, made by `CodecPreTrainedModel.init_stream`.
 
+    `copy.deepcopy` gives a second one that goes on from there with the same model.
+
     Args:
         batch_size: rows.
+        model: whose layers carry something here. Another model's would find nothing and begin anew.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, model: nn.Module) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.batch_size = batch_size
+        self.model = model
         self.reset()
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
@@ -52,6 +58,16 @@ class CodecStream:
                 streams = (group.encoder.select(index), group.decoder.select(index))
                 groups.append(_Group([group.rows[place] for place in keep], *streams))
         self.groups = groups + ([_Group(rows)] if rows else [])
+
+    def __deepcopy__(self, memo: dict) -> CodecStream:
+        stream = CodecStream(self.batch_size, memo.get(id(self.model), self.model))
+        stream.groups = copy.deepcopy(self.groups, memo)
+        return stream
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a stream's state belongs to a model in memory and cannot be pickled; copy.deepcopy makes a second one."
+        )
 
 
 def join_rows(parts: list[tuple[list[int], Tensor]], batch_size: int) -> tuple[Tensor, Tensor | None]:

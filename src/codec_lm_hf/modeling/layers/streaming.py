@@ -13,6 +13,7 @@ With a stream, a layer returns the steps that are complete so far (perhaps none)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -69,7 +70,16 @@ class Stream(TimeContext):
     def select(self, rows: Tensor) -> Stream:
         """A stream that goes on with some of the rows (int64 indices) only."""
         stream = Stream()
+        stream.final = self.final
         stream._carried = {layer: _select(value, rows, layer) for layer, value in self._carried.items()}
+        return stream
+
+    def __deepcopy__(self, memo: dict) -> Stream:
+        """What is carried, for the same layers: they are copied only where the model was, beside the stream."""
+        stream = Stream()
+        stream.final = self.final
+        for layer, value in self._carried.items():
+            stream.keep(memo.get(id(layer), layer), copy.deepcopy(value, memo))
         return stream
 
 
