@@ -172,21 +172,34 @@ def test_second_stream_equals_a_fresh_one(name):
 
 @every_stream
 def test_rows_of_a_stream_reset_alone(name):
-    model = model_of(name)
-    audio = noise(model, 8000, batch=2)
-    state = model.init_stream(2)
+    """In the midst of a frame, so that from then on the rows' frames are complete at other times."""
+    model, coded, heard = model_of(name), ([], []), ([], [])
     hop = model.config.hop_length
-    before = model.encode_chunk(audio[..., : 10 * hop], state).audio_codes
+    cut = 10 * hop + hop // 2
+    audio = noise(model, cut + 12 * hop, batch=2)
+    state = model.init_stream(2)
+
+    def feed(samples, final=False):
+        codes = model.encode_chunk(samples, state, final)
+        decoded = model.decode_chunk(**codes, state=state, final=final)
+        for found, steps, mask in [
+            (coded, codes.audio_codes, codes.codes_mask),
+            (heard, decoded.audio_values, decoded.audio_mask),
+        ]:
+            for row in range(2):
+                found[row].append(steps[row] if mask is None else steps[row][:, mask[row]])
+
+    feed(audio[..., :cut])
     state.reset(rows=[1])
-    after = model.encode_chunk(audio[..., 10 * hop :], state, final=True)
-    mask = (
-        after.codes_mask
-        if after.codes_mask is not None
-        else torch.ones_like(after.audio_codes[:, 0], dtype=torch.bool)
-    )
-    went_on = torch.cat([before[0], after.audio_codes[0][:, mask[0]]], -1)
-    assert torch.equal(went_on, model.encode(audio[:1]).audio_codes[0])
-    assert torch.equal(after.audio_codes[1][:, mask[1]], model.encode(audio[1:, :, 10 * hop :]).audio_codes[0])
+    coded[1].clear(), heard[1].clear()
+    feed(audio[..., cut : cut + 5 * hop])
+    feed(audio[..., cut + 5 * hop :], final=True)
+    for row, alone in enumerate([audio[:1], audio[1:, :, cut:]]):
+        codes = model.encode(alone).audio_codes
+        assert torch.equal(torch.cat(coded[row], -1), codes[0])
+        with torch.no_grad():
+            whole = model.decode(codes).audio_values[0]
+        torch.testing.assert_close(torch.cat(heard[row], -1), whole, atol=ATOL, rtol=1e-4)
 
 
 @every_stream
@@ -541,6 +554,8 @@ class TestBadInput:
             model.decode_chunk(codes, None)
         with pytest.raises(TypeError, match="cannot be pickled; copy.deepcopy makes a second one"):
             pickle.dumps(state)
+        with pytest.raises(ValueError, match=r"rows \[0, 1\] of this stream move in step, .* have \[2, 3\] frames"):
+            model.decode_chunk(codes, state, codes_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
         with pytest.raises(ValueError, match="audio_codes has 5 codebooks, but this model has 4"):
             model.decode_chunk(codes.new_zeros(2, 5, 0), state)
         model.encode_chunk(audio, state, final=True)

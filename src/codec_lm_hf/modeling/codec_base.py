@@ -486,24 +486,28 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         return CodecEncoderOutput(audio_codes=codes, codes_mask=mask)
 
     @torch.no_grad()
-    def decode_chunk(self, audio_codes: Tensor, state: CodecStream, final: bool = False) -> CodecDecoderOutput:
+    def decode_chunk(
+        self, audio_codes: Tensor, state: CodecStream, final: bool = False, codes_mask: Tensor | None = None
+    ) -> CodecDecoderOutput:
         """Decode the next frames of a stream, of any number.
 
         Args:
             audio_codes: `(batch, codebooks, frames)`; `frames` may be 0, to flush.
             state, final: as in `encode_chunk`.
+            codes_mask: `(batch, frames)`, as `encode_chunk` returns it after single rows were reset; by default, all
+                rows have all frames.
 
         Returns:
             The samples that are complete now. All pieces joined equal `decode` of the whole.
 
         Raises:
-            ValueError: as in `encode_chunk`.
+            ValueError: as in `encode_chunk`; rows that move in step, but have other numbers of frames.
         """
         self._check_chunk("decoder", audio_codes, state)
         parts = []
-        for group in state.groups:
+        for group, frames in zip(state.groups, self._frames_of_groups(audio_codes, codes_mask, state), strict=True):
             group.decoder.final = final
-            latents = self._dequantize(audio_codes[group.rows].long())
+            latents = self._dequantize(audio_codes[group.rows, :, :frames].long())
             parts.append((group.rows, self._decode_latents(latents, group.decoder)))
         audio, mask = join_rows(parts, state.batch_size)
         return CodecDecoderOutput(audio_values=audio, audio_mask=mask)

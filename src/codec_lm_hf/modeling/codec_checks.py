@@ -85,10 +85,11 @@ class CodecChecks:
         rows: int,
         steps: int | None = None,
         span: int | None = None,
+        empty_rows: bool = False,
     ) -> Tensor:
         """A mask of `rows` rows and `steps` (`None`: any number of) steps of that unit as bool, or what is wrong.
 
-        Real steps stand at the left of a row, or of each `span` steps of it.
+        Real steps stand at the left of a row, or of each `span` steps of it; there may be none if `empty_rows`.
         """
         if mask.ndim != 2 or len(mask) != rows or steps not in (None, mask.shape[1]):
             expected = f"({rows}, {f'{unit}s' if steps is None else steps})"
@@ -102,7 +103,7 @@ class CodecChecks:
         if bool(after_padding.any()):
             raise ValueError(f"{name} has padding before or between real {unit}s; pad at the right.")
         empty = ~mask.any(-1)
-        if bool(empty.any()):
+        if not empty_rows and bool(empty.any()):
             raise ValueError(f"rows {empty.nonzero().flatten().tolist()} of {name} hold no real {unit}.")
         return mask
 
@@ -145,6 +146,22 @@ class CodecChecks:
             self._check_codes(x, empty=True)
         else:
             self._check_samples(x)
+
+    def _frames_of_groups(self, codes: Tensor, mask: Tensor | None, state: CodecStream) -> list[int]:
+        """How many frames of `codes` each group of rows of a stream has."""
+        if mask is None:
+            return [codes.shape[-1]] * len(state.groups)
+        frames = self._check_mask("codes_mask", mask, "frame", *codes.shape[::2], empty_rows=True).sum(-1).tolist()
+        found = []
+        for group in state.groups:
+            counts = {frames[row] for row in group.rows}
+            if len(counts) > 1:
+                raise ValueError(
+                    f"rows {group.rows} of this stream move in step, but in codes_mask have {sorted(counts)} frames: "
+                    "give codes and mask as encode_chunk() returned them."
+                )
+            found.append(counts.pop())
+        return found
 
     def _check_streamable(self) -> None:
         if not self.streamable:
