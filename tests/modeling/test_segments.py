@@ -84,6 +84,23 @@ def test_the_audios_mask_says_which_codes_are_real(name):
             assert torch.equal(decoded, model.decode(**codes, padding_mask=mask).audio_values)
 
 
+@pytest.mark.parametrize("name", ["encodec-segments", "dac-latent", *WHOLE])
+@pytest.mark.parametrize("overlap", [0.2, 0.6])
+def test_a_row_fades_by_its_own_segments(name, overlap):
+    """Those of a row that fills no first segment are shorter, and so are the weights that it fades by."""
+    model = TINY[name].model(chunk_length_s=0.3, overlap=overlap)
+    length, stride = model.config.chunk_length, model.config.chunk_stride
+    lengths = [length + 2 * stride, (stride + length) // 2, stride + 1]
+    audio = torch.randn(3, model.config.audio_channels, lengths[0]) * 0.1
+    mask = torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        decoded = model.decode(**model.encode(audio, mask), padding_mask=mask).audio_values
+        for row, samples in enumerate(lengths):
+            codes = model.encode(audio[row : row + 1, :, :samples])
+            alone = model.decode(**codes, padding_mask=mask[row : row + 1, :samples]).audio_values
+            torch.testing.assert_close(decoded[row, :, :samples], alone[0], atol=2e-5, rtol=1e-4)
+
+
 def test_a_norm_by_the_gain_of_the_whole_signal_needs_no_segments():
     """Tiles give the same codes, since the gain is measured before; only a live stream does not know it."""
     model = TINY["funcodec-causal"].model(normalize=True)

@@ -25,7 +25,7 @@ from .layers.lstm import LSTM, ResidualLSTM
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
 from .layers.snake import Snake
 from .layers.stft import HannWindow
-from .layers.streaming import Stream, TimeContext, pieces, zero_padding
+from .layers.streaming import Stream, TimeContext, lengths_of, pieces, zero_padding
 from .quantization import Codebook, EuclideanCodebook, LearnedCodebook, QuantizerOutput, ResidualVectorQuantizer
 
 
@@ -350,27 +350,33 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
     def _decode(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         """`decode` after its arguments were checked, to `frames * hop_length` samples."""
-        run = self._decode_at_once if self.config.chunk_length is None else self._decode_segments
-        return run(codes, scales, mask, **given)
+        if self.config.chunk_length is not None:
+            return self._decode_segments(codes, scales, mask, **given)
+        return self._decode_at_once(codes, scales, mask, **given)[0]
 
-    def _decode_at_once(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
+    def _decode_at_once(
+        self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given
+    ) -> tuple[Tensor, Tensor | None]:
+        """Audio, and the rows' lengths in samples, `(batch,)`, where they differ."""
         if not self.config.normalize:
             return self._decode_normalized(codes, mask, **given)
         self._check_scales(codes, scales, 1)
-        return self._decode_normalized(codes, mask, **given) * scales[..., None].to(self.dtype)
+        audio, lengths = self._decode_normalized(codes, mask, **given)
+        return audio * scales[..., None].to(self.dtype), lengths
 
-    def _decode_normalized(self, codes: Tensor, mask: Tensor | None, **given) -> Tensor:
+    def _decode_normalized(self, codes: Tensor, mask: Tensor | None, **given) -> tuple[Tensor, Tensor | None]:
         frames = codes.shape[-1]
         conditions, choice = self._split(given)
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
         if mask is not None and self._tiled(frames * self.config.hop_length):
             rows = [
-                self._decode_normalized(row[None, :, : int(valid.sum())], None, **given)[0]
+                self._decode_normalized(row[None, :, : int(valid.sum())], None, **given)[0][0]
                 for row, valid in zip(codes, mask, strict=True)
             ]
-            samples = max(row.shape[-1] for row in rows)
-            return torch.stack([F.pad(row, (0, samples - row.shape[-1])) for row in rows])
+            lengths = torch.tensor([row.shape[-1] for row in rows], device=codes.device)
+            samples = int(lengths.max())
+            return torch.stack([F.pad(row, (0, samples - row.shape[-1])) for row in rows]), lengths
         if self._tiled(frames * self.config.hop_length):
             stream, done = Stream(), 0
             audio = None
@@ -380,10 +386,11 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
                     audio = part.new_empty(*part.shape[:-1], frames * self.config.hop_length)
                 audio[..., done : done + part.shape[-1]] = part
                 done += part.shape[-1]
-            return audio[..., :done]
+            return audio[..., :done], None
         time = None if mask is None else TimeContext(mask.sum(-1))
-        # Afterwards the context holds the rows' lengths in samples.
-        return zero_padding(self._decode_latents(self._dequantize(codes, **choice), time, **conditions), time)
+        audio = self._decode_latents(self._dequantize(codes, **choice), time, **conditions)
+        # Now the context holds the rows' lengths in samples.
+        return zero_padding(audio, time), lengths_of(time)
 
     def _train_step(self, audio: Tensor, lengths: Tensor | None, count: int | Tensor, **conditions) -> CodecOutput:
         if self.config.chunk_length is not None and audio.shape[-1] > self.config.chunk_length:

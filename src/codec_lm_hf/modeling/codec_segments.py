@@ -94,7 +94,7 @@ class CodecSegments:
         if self.config.normalize:
             self._check_scales(codes, scales, segments)
         if segments == 1:
-            return self._decode_at_once(codes, scales, mask, **given)
+            return self._decode_at_once(codes, scales, mask, **given)[0]
         total = None
         for index in range(segments):
             slot = slice(index * self._slot, min(frames, (index + 1) * self._slot))
@@ -103,7 +103,7 @@ class CodecSegments:
             steps = slot.stop - slot.start if valid is None else int(valid.sum(-1).max())
             piece_mask = None if valid is None else valid[rows, :steps]
             scale = scales[rows, index : index + 1] if self.config.normalize else None
-            piece = self._decode_at_once(codes[rows, :, slot][..., :steps], scale, piece_mask, **given)
+            piece, lengths = self._decode_at_once(codes[rows, :, slot][..., :steps], scale, piece_mask, **given)
             start, samples = index * stride, piece.shape[-1]
             if index < segments - 1 and samples < stride and mask is None:
                 raise ValueError(
@@ -114,13 +114,14 @@ class CodecSegments:
                 end = stride * (segments - 1) + max(samples, self._slot * self.config.hop_length)
                 total = piece.new_zeros(len(codes), piece.shape[1], end, dtype=torch.float32)
                 weights = total.new_zeros(len(codes), 1, end)
-                # Triangular weights of the first segment's length serve all segments (`_linear_overlap_add` in
-                # `encodec/utils.py`).
-                ramp = torch.linspace(0, 1, samples + 2, device=piece.device)[1:-1]
+                # Triangular weights of the length of a row's first segment serve all its segments
+                # (`_linear_overlap_add` in `encodec/utils.py`).
+                sizes = torch.full((len(codes),), samples, device=piece.device) if lengths is None else lengths
+                ramp = torch.arange(1, samples + 1, device=piece.device) / (sizes[:, None, None] + 1)
                 window = 0.5 - (ramp - 0.5).abs()
-            weight = window[:samples].expand(len(piece), 1, -1)
-            if piece_mask is not None:
-                weight = weight * TimeContext(piece_mask.sum(-1) * self.config.hop_length).mask(samples)
+            weight = window[rows, :, :samples]
+            if lengths is not None:
+                weight = weight * TimeContext(lengths).mask(samples)
             total[rows, :, start : start + samples] += piece * weight
             weights[rows, :, start : start + samples] += weight
         # In place: of an hour, each of these is as large as the audio.
