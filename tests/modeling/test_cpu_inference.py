@@ -144,3 +144,22 @@ def test_folded_weight_is_computed_once_and_dropped_in_training():
         first = layer.inference_weight
         assert layer.inference_weight is first
         assert layer.train().inference_weight is not first
+
+
+@torch.no_grad()
+def test_a_thread_that_comes_while_another_folds_the_weight_gets_the_same(monkeypatch):
+    """Neither a weight that is not there yet nor, after a change, the one before."""
+    layer, pack, met = Conv1d(6, 5, 3, norm_type="weight_norm").eval(), cpu_inference.pack, []
+
+    def packed_while_another_comes(weight):
+        if not met:
+            met.append(None)
+            met.append(layer.inference_weight)
+        return pack(weight)
+
+    monkeypatch.setattr(cpu_inference, "pack", packed_while_another_comes)
+    for _ in range(2):
+        met.clear()
+        torch.testing.assert_close(layer.inference_weight, layer.conv.weight)
+        torch.testing.assert_close(met[1], layer.conv.weight)
+        by_state(layer)

@@ -334,18 +334,18 @@ class FoldedWeight:
     """
 
     def __init__(self) -> None:
-        self._state: list[tuple[int, int]] | None = None
+        # State of the pair, its gains, and the weight: in one, so that a thread finds what belongs together.
+        self._kept: tuple[list[tuple[int, int]], Tensor, Tensor] | None = None
 
     def __call__(self, conv: nn.Module) -> Tensor:
         """The weight of `conv`, which has a weight norm."""
         pair = conv.parametrizations.weight
         if pair.original0.is_inference():
             return conv.weight
-        state = _state_of(pair)
-        if state != self._state or not torch.equal(pair.original0, self._gains):
-            self._state, self._gains = state, pair.original0.detach().clone()
-            self._weight = pack(conv.weight).transpose(1, 2)
-        return self._weight
+        state, kept = _state_of(pair), self._kept
+        if kept is None or kept[0] != state or not torch.equal(pair.original0, kept[1]):
+            self._kept = kept = state, pair.original0.detach().clone(), pack(conv.weight).transpose(1, 2)
+        return kept[2]
 
     def __reduce__(self) -> tuple:
         return FoldedWeight, ()
