@@ -124,6 +124,17 @@ def test_the_trainer_may_divide_by_its_own_count(name):
 
 
 @every_lm
+def test_the_loss_of_a_plain_trainer_is_that_of_the_model(name, tmp_path):
+    """It counts the codes as the model does: the first frame of a row is predicted, too."""
+    case, model = TINY_LM[name], model_of(name)
+    inputs = case.batch(RAGGED)
+    trainer = Trainer(model, TrainingArguments(tmp_path, use_cpu=True, report_to=[]))
+    torch.manual_seed(0)
+    loss, _, _ = trainer.prediction_step(model, inputs, prediction_loss_only=True)
+    torch.testing.assert_close(loss, loss_of(model, inputs))
+
+
+@every_lm
 def test_every_weight_gets_a_gradient_and_checkpointing_the_same_one(name):
     case = TINY_LM[name]
     inputs, gradients = case.batch(RAGGED), []

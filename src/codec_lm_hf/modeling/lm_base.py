@@ -165,6 +165,12 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
     _no_split_modules = ["TransformerLayer"]
     _supports_guidance = False
 
+    def __init__(self, config: CodecLMConfig) -> None:
+        super().__init__(config)
+        # By the names of the classes, transformers would take it for a loss that shifts the labels: its Trainer would
+        # not count the first frame of a row, and divide by too few codes, or by none.
+        self.loss_type = None
+
     @classmethod
     def can_generate(cls) -> bool:
         """They all do; transformers looks for its mixin among the direct bases only."""
