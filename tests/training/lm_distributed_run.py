@@ -12,12 +12,12 @@ import torch.distributed as dist
 
 from codec_lm_hf.training.recipe_base import finish
 from tests.training.lm_helpers import train, trainer
-from tests.training.test_lm_resume import STREAMED, state_of
+from tests.training.test_lm_resume import GROUPED, STREAMED, state_of
 
 # Nine examples, four a step: three steps an epoch, so the checkpoint is in the middle of the second.
 OPTIONS = {"training__max_steps": 6, "training__save_strategy": "steps", "training__save_steps": 4}
 OPTIONS |= {"training__per_device_train_batch_size": 2, "evaluation__rows": 3}
-RUNS = {"memory": {"data__join": 2}, "stream": STREAMED}
+RUNS = {"memory": {"data__join": 2, **GROUPED}, "stream": STREAMED}
 
 
 class Length:

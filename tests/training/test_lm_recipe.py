@@ -94,6 +94,11 @@ def test_lengths_of_a_batch_can_be_multiples_of_a_number(root, tmp_path):
     torch.testing.assert_close(made.model(**wide).loss, made.model(**tight).loss)
 
 
+def test_rows_of_like_length_are_those_with_as_many_frames(root, tmp_path):
+    run = trainer(root, tmp_path / "run", evaluation=None, training__train_sampling_strategy="group_by_length")
+    assert run._get_train_sampler().lengths == list(range(10, 19))
+
+
 def test_what_it_says_is_written_with_its_codes_and_a_table(trained):
     trainer, output = trained
     assert sorted(path.name for path in (output / "samples").iterdir()) == ["step-20", "step-40"]

@@ -21,6 +21,7 @@ LISTENING = {
 }
 JOINED = {"data__join": 2}
 STREAMED = {"data__streaming": True, "data__prompt": {"prompt_codes": "codes"}, "model__prefix_mode": 4}
+GROUPED = {"training__train_sampling_strategy": "group_by_length"}
 ACCUMULATED = {"training__gradient_accumulation_steps": 2, "training__bf16": True, "evaluation": None}
 
 
@@ -45,6 +46,7 @@ def state_of(trained) -> dict[str, object]:
         pytest.param(JOINED, 3, id="epoch-boundary"),
         pytest.param(JOINED, 4, id="mid-epoch"),
         pytest.param(STREAMED, 4, id="streamed"),
+        pytest.param(GROUPED, 4, id="grouped-by-length-mid-epoch"),
         pytest.param(ACCUMULATED, 1, id="accumulated-bfloat16-mid-epoch"),
     ],
 )

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import has_length
 
 from ..modeling.quantization.kmeans import broadcast
 
@@ -54,13 +56,37 @@ class _StopAfter(TrainerCallback):
 
 
 class _TellEpoch(TrainerCallback):
-    """Tells the data its epoch; accelerate does so in a single process only, not after a resume within an epoch."""
+    """Tells something its epoch; accelerate does so in a single process only, not after a resume within an epoch."""
 
-    def __init__(self, dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, told) -> None:
+        self.told = told
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch or 0))
+        self.told.set_epoch(int(state.epoch or 0))
+
+
+class GroupedByLength(LengthGroupedSampler):
+    """Rows of like length together, in an order that follows from the seed and the epoch alone.
+
+    That of transformers draws it from whatever random numbers come next: after a resume these are others, and several
+    processes, which have drawn different numbers of them, would each go by another order.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+def _length(row) -> int:
+    """Of the longest part of a row along its last axis, which is that of time."""
+    return max(np.shape(value)[-1] for value in row.values() if np.ndim(value))
 
 
 class BaseTrainer(Trainer):
@@ -78,6 +104,18 @@ class BaseTrainer(Trainer):
             self.add_callback(_TellEpoch(train_dataset))
         if args.max_train_minutes is not None:
             self.add_callback(_StopAfter(args.max_train_minutes))
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not has_length(dataset):
+            return super()._get_train_sampler(train_dataset)
+        column = self.args.length_column_name
+        known = column in (getattr(dataset, "column_names", None) or ())
+        lengths = list(dataset[column]) if known else [_length(row) for row in dataset]
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        sampler = GroupedByLength(together, lengths, self.args.data_seed)
+        self.add_callback(_TellEpoch(sampler))
+        return sampler
 
     def sample_folder(self) -> Path:
         """Where the samples of this step are written."""
