@@ -260,3 +260,18 @@ def test_loading_processes_share_a_stream(parquet):
     first, second = (batch["input_values"] for batch in itertools.islice(loader, 2))
     assert first.shape == second.shape == (2, 1, 4000)
     assert not torch.equal(first, second)
+
+
+def test_loading_processes_for_which_a_stream_has_no_part_leave_it_to_the_others(parquet):
+    stream = StreamCropDataset(datasets.load_dataset(**parquet, streaming=True), RATE, 1, 4000)
+    loader = DataLoader(stream, batch_size=2, num_workers=2, collate_fn=collate)
+    assert [batch["input_values"].shape for batch in itertools.islice(loader, 4)] == [(2, 1, 4000)] * 4
+
+
+def test_loading_processes_that_stay_hear_of_the_next_epoch(tmp_path):
+    data = CropDataset(find_recordings(write_recordings(tmp_path, 3, seconds=1.0)), RATE, 1, 3200)
+    loader = DataLoader(data, batch_size=4, num_workers=1, persistent_workers=True, collate_fn=collate)
+    for epoch in (0, 1):
+        data.set_epoch(epoch)
+        expected = torch.stack([data[place]["input_values"] for place in range(4)])
+        assert torch.equal(next(iter(loader))["input_values"], expected)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from codec_lm_hf import ValleProcessor
 from codec_lm_hf.training.labelled import load_labelled
@@ -186,6 +187,12 @@ def test_a_streamed_row_has_a_prompt_of_the_same_speaker_too(folder):
         own = next(row for row in rows if torch.equal(torch.tensor(row["codes"]), example["labels"]))
         prompt = next(row for row in rows if torch.equal(torch.tensor(row["codes"]), example["prompt_codes"]))
         assert own["speaker"] == prompt["speaker"] and own["id"] != prompt["id"]
+
+
+def test_loading_processes_for_which_a_stream_has_no_part_leave_it_to_the_others(folder):
+    loader = DataLoader(stream(folder), batch_size=None, num_workers=2)
+    texts = [text_of(example) for example in itertools.islice(loader, SPOKEN)]
+    assert sorted(texts) == sorted(TEXTS[:-1])
 
 
 def test_a_stream_without_a_row_that_can_be_used_ends_in_an_error(folder):

@@ -138,7 +138,28 @@ def recordings_of(dataset, column: str = "audio") -> list[tuple[str, str | io.By
     return [audio_of(row, column, index) for index, row in enumerate(undecoded(dataset, column))]
 
 
-class CropDataset(Dataset):
+class EpochDataset(Dataset):
+    """A data set each epoch of which is another one."""
+
+    def __init__(self) -> None:
+        # Shared: loading processes that stay for the next epoch (`dataloader_persistent_workers`) hear of it, too.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+
+def without_shard(dataset) -> bool:
+    """Whether this loading process has no part of a streamed `datasets` data set, which has fewer than processes."""
+    worker = get_worker_info()
+    return worker is not None and worker.id >= dataset.num_shards
+
+
+class CropDataset(EpochDataset):
     """Random crops of recordings that are kept decoded in memory as 16-bit samples.
 
     An epoch has about one crop per `crop_length` samples of audio. Which crop an index gives is a function of
@@ -166,20 +187,17 @@ class CropDataset(Dataset):
         repeat: int = 1,
         noise: Noise | None = None,
     ) -> None:
+        super().__init__()
         self.crop_length = crop_length
         self.noise = noise
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
-        self.epoch = 0
         self.recordings, self.bad = decode_all(recordings, sampling_rate, channels)
         counts = [max(1, round(audio.shape[-1] / crop_length)) * repeat for audio in self.recordings]
         self.owner = np.repeat(np.arange(len(counts)), counts)
 
     def __len__(self) -> int:
         return len(self.owner)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
@@ -224,6 +242,8 @@ class StreamCropDataset(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self.bad.clear()
+        if without_shard(self.dataset):
+            return
         worker = get_worker_info()
         part = 0 if worker is None else worker.id
         for epoch in itertools.count():

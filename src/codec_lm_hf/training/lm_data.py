@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ..bitstream.codes import CodesHeader
 from ..processing.codec_lm_processor import CodecLMProcessor
+from .data import EpochDataset, without_shard
 from .tokenize import read_codes, read_header, shards_of
 
 try:
@@ -124,7 +125,7 @@ def _joined(values: list) -> Any:
     return list(itertools.chain(*values))
 
 
-class CodesDataset(Dataset):
+class CodesDataset(EpochDataset):
     """Examples of rows that are held in memory.
 
     Which companions a row has is a function of (seed, epoch, place) alone, so an interrupted run goes on with what it
@@ -141,7 +142,8 @@ class CodesDataset(Dataset):
     """
 
     def __init__(self, rows: datasets.Dataset, examples: Examples, seed: int = 0) -> None:
-        self.rows, self.examples, self.seed, self.epoch = rows, examples, seed, 0
+        super().__init__()
+        self.rows, self.examples, self.seed = rows, examples, seed
         # Without the codes, which are the most of it.
         facts = rows.select_columns(sorted(examples.columns - {"codes"}))
         speakers: dict[Any, list[int]] = defaultdict(list)
@@ -165,9 +167,6 @@ class CodesDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self._kept)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def row(self, index: int) -> Row:
         """The row of an example."""
@@ -216,6 +215,8 @@ class StreamCodesDataset(IterableDataset):
         self.examples, self.seed = examples, seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if without_shard(self.rows):
+            return
         worker = get_worker_info()
         part = 0 if worker is None else worker.id
         before: dict[Any, deque[Row]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
