@@ -78,6 +78,18 @@ def test_resume_goes_on_from_the_newest_checkpoint(folder):
     assert (folder / "out" / "checkpoint-3").is_dir()
 
 
+def test_checkpoints_of_an_earlier_run_are_not_mixed_with_those_of_another(folder):
+    run(folder, write(folder))
+    with pytest.raises(RecipeError, match=r"checkpoint-2 is of an earlier run; go on from it \(--resume\)"):
+        run(folder, write(folder))
+
+
+def test_a_number_may_be_written_with_an_exponent_alone(tmp_path):
+    path = write(tmp_path, training__learning_rate="RATE")
+    path.write_text(path.read_text().replace("RATE", "1e-4"))
+    assert read_recipe(path)["training"]["learning_rate"] == 1e-4
+
+
 def test_without_a_discriminator_or_evaluation(folder):
     trained = run(folder, write(folder, discriminator=None, data__eval=None))
     assert trained.discriminator is None and trained.eval_dataset is None
@@ -173,6 +185,11 @@ def test_a_recipe_can_name_a_teacher(folder):
         ({"data__crop_seconds": None}, "needs crop_seconds"),
         ({"data__train": None}, "either train"),
         ({"data__hub": {"path": "x"}}, "either train"),
+        ({"data__train": "audio"}, r"train must be a list, such as \[audio\], got 'audio'"),
+        ({"data__noise": {"folders": "noise"}}, "folders must be a list"),
+        ({"data__crop_seconds": "long"}, "crop_seconds must be a number, got 'long'"),
+        ({"data__crop_seconds": 0.01}, "crop_seconds=0.01 is less than a frame of the codec, 0.02 s"),
+        ({"training__max_steps": "ten"}, "max_steps must be a number, got 'ten'"),
     ],
 )
 def test_what_does_not_exist_is_named(folder, changes, message):

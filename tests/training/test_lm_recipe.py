@@ -307,6 +307,9 @@ def test_judges_listen(root, tmp_path):
             r"unknown processor field 'symbol' \(did you mean symbols\?\); known: codec, frontend, prompt",
         ),
         ({"processor": {"frontend": "runes"}}, "frontend must be one of"),
+        ({"data__eval": "codes"}, r"eval must be a list, such as \[codes\], got 'codes'"),
+        ({"evaluation__judges": "wer"}, "judges must be a list"),
+        ({"data__max_seconds": "six"}, "max_seconds must be a number, got 'six'"),
     ],
 )
 def test_what_does_not_exist_is_named(root, tmp_path, changes, message):

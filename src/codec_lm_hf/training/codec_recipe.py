@@ -16,7 +16,9 @@ from .distillation import SemanticTeacher
 from .recipe_base import (
     RecipeError,
     begin,
+    check_lists,
     check_names,
+    check_numbers,
     check_training,
     checkpoint_of,
     config_of,
@@ -56,6 +58,8 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     needed = [name for name in ("model", "data", "training") if not (name == "model" and model_given)]
     recipe = read_sections(path, _SECTIONS, needed)
     check_names("data field", recipe["data"], _DATA)
+    check_lists(recipe["data"], "train", "eval", "loudness_db")
+    check_numbers(recipe["data"], "crop_seconds", "eval_seconds", "eval_limit", "repeat", "seed")
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
     _check_noise(recipe["data"].get("noise"))
@@ -68,6 +72,7 @@ def _check_noise(section: dict[str, Any] | None) -> None:
     if section is None:
         return
     check_names("noise field", section, _NOISE)
+    check_lists(section, "folders", "snr_db")
     if not section.get("folders"):
         raise RecipeError("data.noise needs folders, a list of folders with noises.")
 
@@ -123,6 +128,10 @@ def build_datasets(section: dict[str, Any], model: CodecPreTrainedModel, root: P
     crop = round(section["crop_seconds"] * rate)
     # A last incomplete frame would be coded from padding.
     crop -= crop % config.hop_length
+    if crop < 1:
+        raise RecipeError(
+            f"crop_seconds={section['crop_seconds']} is less than a frame of the codec, {config.hop_length / rate} s."
+        )
     augmentation = Augmentation(tuple(section["loudness_db"]) if section.get("loudness_db") else None)
     seed, noise = section.get("seed", 0), None
     if section.get("noise"):

@@ -30,7 +30,9 @@ from .lm_trainer import CodecLMTrainer, CodecLMTrainingArguments, Speaking
 from .recipe_base import (
     RecipeError,
     begin,
+    check_lists,
     check_names,
+    check_numbers,
     check_training,
     checkpoint_of,
     config_of,
@@ -62,6 +64,10 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     data, evaluation = recipe["data"], recipe.get("evaluation", {})
     check_names("data field", data, _DATA)
     check_names("evaluation field", evaluation, _EVALUATION)
+    check_lists(data, "train", "eval")
+    check_lists(evaluation, "judges")
+    check_numbers(data, "join", "max_seconds", "seed")
+    check_numbers(evaluation, "rows", "seed")
     if not data.get("train"):
         raise RecipeError("the section 'data' needs train, a list of folders that codec-lm tokenize wrote.")
     if evaluation and not data.get("eval"):

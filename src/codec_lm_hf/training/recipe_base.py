@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..registry import FAMILIES, Family, family
 from .trainer_base import BaseTrainer, BaseTrainingArguments
@@ -35,9 +37,14 @@ def read_sections(path: str | os.PathLike, known: Sequence[str], needed: Sequenc
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-4 as a number, as YAML 1.2 does; to YAML 1.1 it is a text, for want of a point."""
+
+    exponent = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
     path = Path(path)
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read as a recipe: {error}") from error
     if not isinstance(recipe, dict):
@@ -65,9 +72,26 @@ def check_names(kind: str, given: Collection[str], known: Collection[str]) -> No
         raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}{hint}; known: {', '.join(sorted(known))}.")
 
 
-def check_training(arguments_class: type[BaseTrainingArguments], given: Collection[str]) -> None:
-    """Refuse fields that the training arguments do not have."""
-    check_names("training field", given, [entry.name for entry in fields(arguments_class)])
+def check_lists(section: dict[str, Any], *names: str) -> None:
+    """Refuse what is there and no list; a text would be taken for the list of its letters."""
+    for name in names:
+        if not isinstance(section.get(name) or [], list):
+            raise RecipeError(f"{name} must be a list, such as [{section[name]}], got {section[name]!r}.")
+
+
+def check_numbers(section: dict[str, Any], *names: str) -> None:
+    """Refuse what is there and no number."""
+    for name in names:
+        value = section.get(name, 0)
+        if not isinstance(value, (int, float, type(None))) or isinstance(value, bool):
+            raise RecipeError(f"{name} must be a number, got {value!r}.")
+
+
+def check_training(arguments_class: type[BaseTrainingArguments], given: dict[str, Any]) -> None:
+    """Refuse fields that the training arguments do not have, and what is no number where they have one."""
+    known = fields(arguments_class)
+    check_names("training field", given, [entry.name for entry in known])
+    check_numbers(given, *(entry.name for entry in known if type(entry.default) in (int, float)))
 
 
 def family_of(section: dict[str, Any], kind: str) -> Family:
@@ -113,7 +137,18 @@ def begin(arguments_class: type[Arguments], section: dict[str, Any], overrides: 
 
 
 def finish(trainer: SomeTrainer, resume: bool) -> SomeTrainer:
-    """Train, from the newest checkpoint if asked to, and write what came out to `output_dir`."""
+    """Train, from the newest checkpoint if asked to, and write what came out to `output_dir`.
+
+    Raises:
+        RecipeError: there are checkpoints of an earlier run, which is not to be resumed. A later resume would take the
+            newest of both.
+    """
+    folder = Path(trainer.args.output_dir)
+    earlier = get_last_checkpoint(folder) if folder.is_dir() and not resume else None
+    if earlier is not None:
+        raise RecipeError(
+            f"{earlier} is of an earlier run; go on from it (--resume), or name another output_dir, or remove it."
+        )
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.save_model()
     trainer.save_state()
