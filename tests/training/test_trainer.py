@@ -284,10 +284,11 @@ def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_kept(recordin
     assert run.evaluate()["eval_mel_loss"] != with_average
 
 
-def test_the_best_checkpoint_comes_back_with_its_average(recordings, tmp_path):
+@pytest.mark.parametrize("only_model", [False, True])
+def test_the_best_checkpoint_comes_back_with_its_average(only_model, recordings, tmp_path):
     options = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     options |= {"load_best_model_at_end": True, "metric_for_best_model": "si_sdr", "greater_is_better": True}
-    run = trainer(tmp_path, recordings, max_steps=6, ema_decay=0.5, **options)
+    run = trainer(tmp_path, recordings, max_steps=6, ema_decay=0.5, save_only_model=only_model, **options)
     run.train()
     scores = history(run, "eval_si_sdr")
     run.save_model(str(tmp_path / "final"))
@@ -309,6 +310,24 @@ def test_evaluation_measures_and_writes_samples(recordings, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["0-decoded.wav", "0-original.wav", "0.png"]
     audio, rate = soundfile.read(folder / "0-decoded.wav")
     assert rate == RATE and len(audio) == len(clips(recordings)[0]["input_values"][0])
+
+
+def test_several_evaluation_sets_have_scores_of_their_own(recordings, tmp_path):
+    sets = {"one": clips(recordings, 1), "two": clips(recordings, 2)}
+    run = trainer(tmp_path, recordings, sample_count=1, max_steps=1, eval_strategy="steps", eval_steps=1)
+    run.eval_dataset = sets
+    run.train()
+    scores = {name: score for entry in run.state.log_history for name, score in entry.items() if "mel_loss" in name}
+    for name, part in sets.items():
+        assert scores[f"eval_{name}_mel_loss"] == run.evaluate(part)["eval_mel_loss"]
+        assert run.evaluate(name)[f"eval_{name}_mel_loss"] == scores[f"eval_{name}_mel_loss"]
+        assert (tmp_path / "samples" / "step-1" / f"eval_{name}-0-decoded.wav").is_file()
+
+
+def test_a_schedule_that_follows_a_metric_is_not_for_a_discriminator(recordings, tmp_path):
+    schedule = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 1}
+    with pytest.raises(ValueError, match="lr_scheduler_type='reduce_lr_on_plateau' follows a metric"):
+        trainer(tmp_path, recordings, adversarial=True, **schedule)
 
 
 def test_evaluation_leaves_the_mode_as_it_was(recordings, tmp_path):
@@ -371,6 +390,11 @@ def test_a_loss_that_is_no_number_stops_training(recordings, tmp_path):
 def test_impossible_arguments_are_named(field, value, tmp_path):
     with pytest.raises(ValueError, match=rf"{field} must .*{re.escape(str(value))}"):
         arguments(tmp_path, **{field: value})
+
+
+def test_labels_cannot_be_smoothed(tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing_factor=0.1 is not supported"):
+        arguments(tmp_path, label_smoothing_factor=0.1)
 
 
 # --- fine-tuning ---------------------------------------------------------------------------------------------------

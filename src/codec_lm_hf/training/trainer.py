@@ -191,6 +191,11 @@ class CodecTrainer(BaseTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.discriminator = discriminator
         if discriminator is not None:
+            if args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+                raise ValueError(
+                    f"lr_scheduler_type={args.lr_scheduler_type.value!r} follows a metric, and a discriminator has "
+                    "none; choose a schedule of steps, such as 'cosine'."
+                )
             discriminator.to(args.device)
         self.teacher = teacher
         if teacher is not None:
@@ -416,11 +421,16 @@ class CodecTrainer(BaseTrainer):
         """Code and decode every recording of the evaluation set and average the metrics.
 
         Recordings go one by one and in the codec's own precision, so that the scores depend neither on a batch nor on
-        how it is trained.
+        how it is trained. Several sets by their names have scores (and samples) of their own, as in transformers.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise ValueError("there is no evaluation set; give eval_dataset.")
+        if isinstance(dataset, str):
+            dataset, metric_key_prefix = self.eval_dataset[dataset], f"{metric_key_prefix}_{dataset}"
+        if isinstance(dataset, dict):
+            sets = (self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}") for name, part in dataset.items())
+            return {name: score for scores in sets for name, score in scores.items()}
         started = time.time()
         scores: dict[str, list[float]] = defaultdict(list)
         samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -445,21 +455,22 @@ class CodecTrainer(BaseTrainer):
                 everywhere[name] += values
             if self.is_world_process_zero():
                 for place, pair in decoded.items():
-                    self._write_sample(place, *pair, rate)
+                    label = str(place) if metric_key_prefix == "eval" else f"{metric_key_prefix}-{place}"
+                    self._write_sample(label, *pair, rate)
         metrics = {f"{metric_key_prefix}_{name}": _mean_of_known(values) for name, values in everywhere.items()}
         metrics |= speed_metrics(metric_key_prefix, started, num_samples=len(dataset))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _write_sample(self, place: int, audio: np.ndarray, target: np.ndarray, rate: int) -> None:
+    def _write_sample(self, label: str, audio: np.ndarray, target: np.ndarray, rate: int) -> None:
         from ..evaluation.plots import spectrogram_pair
 
         folder = self.sample_folder()
-        for name, sound in {f"{place}-original": target, f"{place}-decoded": audio}.items():
+        for name, sound in {f"{label}-original": target, f"{label}-decoded": audio}.items():
             save_audio(folder / f"{name}.wav", sound, rate)
             self.report_audio(name, sound, rate)
-        spectrogram_pair(target, audio, rate, folder / f"{place}.png")
+        spectrogram_pair(target, audio, rate, folder / f"{label}.png")
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -495,13 +506,18 @@ class CodecTrainer(BaseTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        if self.averaged is not None:
+        if self.averaged is not None and self.args.save_only_model:
+            self.averaged.module.load_state_dict(self.model.state_dict())
+        elif self.averaged is not None:
             path = Path(self.state.best_model_checkpoint) / _STATE_FILE
             self.averaged.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["averaged"])
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the codec; called by the user (not for a checkpoint), with its averaged weights if there are any."""
-        if _internal_call:
+        """Write the codec, and the discriminator beside it.
+
+        It has its averaged weights, if there are any; only a checkpoint from which training can go on has its own.
+        """
+        if _internal_call and not self.args.save_only_model:
             super().save_model(output_dir, _internal_call)
             return
         with self.averaged_weights():

@@ -31,6 +31,11 @@ class BaseTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor} is not supported: models here compute their own "
+                "losses; leave it out."
+            )
         # The trainer feeds the model itself; columns are not looked up by the model's signature.
         self.remove_unused_columns = False
         # The order of the data follows from this number and the epoch alone, not from random numbers drawn before.
