@@ -209,6 +209,19 @@ def test_evaluation_counts_the_codes_that_are_most_likely(name):
 
 
 @every_lm
+def test_a_plain_trainer_predicts_how_many_codes_are_the_most_likely_ones(name, tmp_path):
+    case, model = TINY_LM[name], model_of(name)
+    options = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "per_device_eval_batch_size": 2}
+    # Labels of different lengths do not go into one array.
+    trainer = Trainer(model, TrainingArguments(tmp_path, eval_do_concat_batches=False, **options))
+    batches = [case.batch(lengths) for lengths in ([9, 13], [11, 8])]
+    found = trainer.predict([{key: value[row] for key, value in batch.items()} for batch in batches for row in (0, 1)])
+    assert [counts.shape for counts in found.predictions] == [(2, model.config.num_codebooks, 2)] * 2
+    for batch, counts in zip(batches, found.predictions, strict=True):
+        assert (counts[..., 0] <= counts[..., 1]).all() and (counts[..., 1] <= batch["labels"].shape[-1] + 1).all()
+
+
+@every_lm
 def test_attention_by_products_equals_the_fused_one(name, tmp_path):
     case, model = TINY_LM[name], model_of(name)
     model.save_pretrained(tmp_path)

@@ -51,6 +51,8 @@ class MusicGenLMConfig(CodecLMConfig):
     """
 
     model_type = "musicgen_codec_lm"
+    # `Trainer.predict` collects `code_hits`: the rest has lengths of its own in each batch, or no rows.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["codebook_losses", "logits", "logits_mask"]
 
     presets: ClassVar[dict[str, dict]] = {
         "musicgen-small": {},

@@ -64,6 +64,8 @@ class ValleConfig(CodecLMConfig):
     """
 
     model_type = "valle_codec_lm"
+    # `Trainer.predict` collects `code_hits`: the rest has lengths of its own in each batch, or no rows.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["logits", "nar_logits", "levels", "advance_logits"]
 
     presets: ClassVar[dict[str, dict]] = {
         "valle_paper": {},

@@ -33,8 +33,8 @@ class BaseTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor} is not supported: models here compute their own "
-                "losses; leave it out."
+                f"label_smoothing_factor={self.label_smoothing_factor} is not supported: models here compute "
+                "their own losses; leave it out."
             )
         # The trainer feeds the model itself; columns are not looked up by the model's signature.
         self.remove_unused_columns = False
