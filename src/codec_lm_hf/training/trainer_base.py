@@ -73,8 +73,7 @@ class _TellEpoch(TrainerCallback):
 class GroupedByLength(LengthGroupedSampler):
     """Rows of like length together, in an order that follows from the seed and the epoch alone.
 
-    That of transformers draws it from whatever random numbers come next: after a resume these are others, and several
-    processes, which have drawn different numbers of them, would each go by another order.
+    That of transformers draws it from whatever random numbers come next, which after a resume are others.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
