@@ -284,6 +284,19 @@ def test_fuse_keeps_the_numbers_and_can_be_repeated(name, tmp_path):
     torch.testing.assert_close(loaded(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)
 
 
+@every_codec
+def test_double_precision_keeps_the_codes(name):
+    """Also where transformers builds the model in double precision."""
+    model = TINY[name].model()
+    audio = noise(model, 4000)
+    codes, decoded = model.encode(audio).audio_codes, model(audio).audio_values
+    built = AutoModel.from_config(TINY[name].config(), dtype=torch.float64).eval()
+    built.load_state_dict(model.state_dict())
+    for double in (built, model.double()):
+        assert torch.equal(double.encode(audio.double()).audio_codes, codes)
+        torch.testing.assert_close(double(audio).audio_values.float(), decoded, atol=ATOL, rtol=1e-4)
+
+
 @either_half
 def test_half_precision_keeps_the_codes_of_speech(name, dtype, tmp_path):
     """All of them: only the decoder is in half precision, however the model came to be so."""

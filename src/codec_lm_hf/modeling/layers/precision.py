@@ -29,15 +29,16 @@ def as_halves(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Float32Buffers(nn.Module):
-    """A module whose tensors, and its children's, keep their type in `model.to(dtype)` and `model.half()`.
+    """A module whose tensors, and its children's, are float32 whatever the model's dtype is.
 
-    Only half precision, in which transformers builds a model that it loads so, becomes float32.
+    Neither `model.to(dtype)` nor `model.half()` changes that, nor the dtype in which transformers builds a model.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        def keep_type(tensor: Tensor) -> Tensor:
+        def in_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            kept = torch.float32 if tensor.dtype in HALF_TYPES else tensor.dtype
-            return tensor.to(moved.device, kept) if tensor.is_floating_point() and moved.dtype != kept else moved
+            if not tensor.is_floating_point() or moved.dtype == torch.float32:
+                return moved
+            return tensor.to(moved.device, torch.float32)
 
-        return super()._apply(keep_type, recurse)
+        return super()._apply(in_float32, recurse)
