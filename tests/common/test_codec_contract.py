@@ -285,6 +285,27 @@ def test_fuse_keeps_the_numbers_and_can_be_repeated(name, tmp_path):
 
 
 @every_codec
+def test_a_fused_codec_follows_its_weights(name):
+    """Others that are loaded into it, and what training makes of them."""
+    model = TINY[name].model().fuse()
+    audio = noise(model, 4000)
+
+    def codes_are_those_of_its_weights():
+        fresh = type(model)(model.config).eval()
+        fresh.load_state_dict(model.state_dict())
+        return torch.equal(model.encode(audio).audio_codes, fresh.encode(audio).audio_codes)
+
+    others = {key: value.flip(0) if key.endswith("embed") else value for key, value in model.state_dict().items()}
+    model.load_state_dict(others)
+    assert codes_are_those_of_its_weights()
+    model.train()(audio).loss.backward()
+    if learnt := [*model.quantizer.parameters()]:
+        torch.optim.Adam(learnt, lr=0.3).step()
+    model.eval()
+    assert codes_are_those_of_its_weights()
+
+
+@every_codec
 def test_double_precision_keeps_the_codes(name):
     """Also where transformers builds the model in double precision."""
     model = TINY[name].model()

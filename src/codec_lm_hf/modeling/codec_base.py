@@ -23,10 +23,11 @@ from .layers.conv import fuse_weight_norm, has_weight_norm, reset_weight_norm
 from .layers.convnext import ConvNeXtBlock, SilentLinear
 from .layers.lstm import LSTM, ResidualLSTM
 from .layers.precision import HALF_TYPES, as_halves, at_least_float32
+from .layers.prepared import Prepared
 from .layers.snake import Snake
 from .layers.stft import HannWindow
 from .layers.streaming import Stream, TimeContext, lengths_of, pieces, zero_padding
-from .quantization import Codebook, EuclideanCodebook, LearnedCodebook, QuantizerOutput, ResidualVectorQuantizer
+from .quantization import EuclideanCodebook, LearnedCodebook, QuantizerOutput, ResidualVectorQuantizer
 
 
 @dataclass
@@ -605,7 +606,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         return super().save_pretrained(save_directory, **kwargs)
 
     def fuse(self) -> CodecPreTrainedModel:
-        """Fold weight norm into the weights, pack those of LSTMs, compute codebook norms once, for inference.
+        """Fold weight norm, pack weights of LSTMs, derive what codebooks and int8 layers need: once, for inference.
 
         The numbers stay the same. On a CPU packed weights stand beside the plain ones, in twice their memory.
 
@@ -614,7 +615,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         fuse_weight_norm(self)
         self.config.fused = True
         for module in self.modules():
-            if isinstance(module, (Codebook, ResidualLSTM)):
+            if isinstance(module, (Prepared, ResidualLSTM)):
                 module.fuse()
         return self
 

@@ -12,7 +12,7 @@ from ..configuration.soundstream_lyra import LyraCodecConfig
 from .codec_semantic import SemanticCodecModel
 from .layers.conv import Conv1d, ConvTranspose1d
 from .layers.convnext import ConvNeXtContext
-from .layers.int8 import Int8ConvTranspose1d, Int8Grid, OrderedConv1d, fuse_int8
+from .layers.int8 import Int8ConvTranspose1d, Int8Grid, OrderedConv1d
 from .layers.separable import SeparableResidualUnit, conv1d, leaky_relu
 from .layers.streaming import TimeContext
 
@@ -174,11 +174,6 @@ class LyraCodecModel(SemanticCodecModel):
 
     def _decode_latents(self, latents: Tensor, time: TimeContext | None = None) -> Tensor:
         return self.decoder(latents, time)
-
-    def fuse(self) -> LyraCodecModel:
-        super().fuse()
-        fuse_int8(self)
-        return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

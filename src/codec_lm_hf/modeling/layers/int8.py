@@ -14,14 +14,15 @@ Inference"; `tensorflow/lite/kernels/internal/{common.h,reference}`.
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .conv import Conv1d, ConvTranspose1d
 from .precision import Float32Buffers
+from .prepared import Prepared
 
 # Grids of a fresh model: activations up to about 8, weights up to about 1.
 _ACTIVATION_SCALE = 2.0**-4
@@ -61,38 +62,7 @@ class FixedPoint(NamedTuple):
         return (high + torch.where(high < 0, self.half_below_zero, self.half)) >> self.shift
 
 
-class _Prepared(nn.Module):
-    """A module with values derived from its weights, computed anew at each call, or once after `fuse()`."""
-
-    _fused: Any = None
-
-    def prepare(self) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} must define prepare.")
-
-    @property
-    def prepared(self) -> Any:
-        return self.prepare() if self._fused is None else self._fused
-
-    @torch.no_grad()
-    def fuse(self) -> None:
-        """Derive the values once, for inference."""
-        self._fused = self.prepare()
-
-    def train(self, mode: bool = True) -> nn.Module:
-        if mode:
-            self._fused = None
-        return super().train(mode)
-
-    def _apply(self, fn, recurse: bool = True) -> nn.Module:
-        self._fused = None
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._fused = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-
-class Int8Grid(_Prepared, Float32Buffers):
+class Int8Grid(Prepared, Float32Buffers):
     """The real numbers that an int8 tensor can hold: `(q - zero_point) * scale` for `q` in -128..127.
 
     "Integers" below are the centred ones, `q - zero_point`.
@@ -128,7 +98,7 @@ class Int8Grid(_Prepared, Float32Buffers):
         return torch.clamp(integers, *self.prepared) * self.scale
 
 
-class _Int8Layer(_Prepared):
+class _Int8Layer(Prepared):
     """What int8 layers share: `arithmetic`, see above."""
 
     arithmetic: str
@@ -329,10 +299,3 @@ class Int8Add(_Int8Layer):
         total = of_input.times(self.input_grid.to_integers(x).long() << 20)
         total = total + of_skip.times(self.skip_grid.to_integers(skip).long() << 20)
         return self.grid.to_reals(of_sum.times(total)).to(x.dtype)
-
-
-def fuse_int8(module: nn.Module) -> None:
-    """Derive the constants of every int8 layer below `module` once, for inference."""
-    for part in module.modules():
-        if isinstance(part, _Prepared):
-            part.fuse()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..layers.precision import Float32Buffers
+from ..layers.prepared import Prepared
 from .kmeans import nearest
 
 
-class Codebook(Float32Buffers):
+class Codebook(Prepared, Float32Buffers):
     """A table `embed` `(size, dim)` and the search for the nearest entry.
 
     It is float32 whatever the model's dtype is: nearest neighbours change with the precision.
@@ -30,17 +29,8 @@ class Codebook(Float32Buffers):
         super().__init__()
         self.size, self.dim = size, dim
         self.normalized = normalized
-        self._searched: tuple[Tensor, Tensor] | None = None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        self._searched = None
-        return super()._apply(fn, recurse)
-
-    def fuse(self) -> None:
-        """Compute what the search needs once, for inference."""
-        self._searched = self._search_table()
-
-    def _search_table(self) -> tuple[Tensor, Tensor]:
+    def prepare(self) -> tuple[Tensor, Tensor]:
         """The entries as they are compared, and half their squared norms."""
         entries = self.embed.detach()
         if self.normalized:
@@ -49,7 +39,7 @@ class Codebook(Float32Buffers):
 
     def encode(self, vectors: Tensor) -> Tensor:
         """`(..., dim)` to int64 indices `(...)`."""
-        entries, norms = self._search_table() if self.training or self._searched is None else self._searched
+        entries, norms = self.prepared
         flat = vectors.detach().reshape(-1, self.dim)
         if self.normalized:
             flat = F.normalize(flat)

@@ -90,7 +90,6 @@ class EuclideanCodebook(Codebook):
     @torch.no_grad()
     def update(self, vectors: Tensor, index: Tensor) -> None:
         """Move the entries towards the vectors `(count, dim)` that chose them (`index` `(count,)`)."""
-        self._searched = None
         counts, sums = cluster_statistics(vectors, index, self.size)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embed_avg.lerp_(sums, 1 - self.decay)
