@@ -80,5 +80,11 @@ def test_what_is_no_audio_is_refused(extractor, audio, options, message):
         extractor(audio, **options)
 
 
+@pytest.mark.parametrize("name", ["sample_rate", "resmaple", "return_attention_mask"])
+def test_an_argument_that_there_is_not_is_refused(name):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        MONO(tone(9), **{name: 44100})
+
+
 def test_a_hot_recording_is_taken():
     assert MONO(tone(9) * 3, return_tensors="pt")["input_values"].abs().max() > 1

@@ -41,7 +41,6 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
         return_tensors: str | None = None,
         resample: bool = False,
         remix: bool = False,
-        **kwargs,
     ) -> BatchFeature:
         """Make model inputs.
 
