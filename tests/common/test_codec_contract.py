@@ -276,8 +276,12 @@ def test_fuse_keeps_the_numbers_and_can_be_repeated(name, tmp_path):
     model = TINY[name].model()
     audio = noise(model, 4000)
     codes, decoded = model.encode(audio).audio_codes, model(audio).audio_values
+    copied = copy.deepcopy(model)
     model.fuse().fuse()
     assert torch.equal(model.encode(audio).audio_codes, codes)
+    # A copy stays what it was, and can be fused as well.
+    assert torch.equal(copied(audio).audio_values, decoded)
+    torch.testing.assert_close(copied.fuse()(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)
     torch.testing.assert_close(model(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()

@@ -117,6 +117,9 @@ def fuse_weight_norm(module: nn.Module) -> None:
     """Replace weight-norm pairs below `module` by their weights, laid out as `cpu_inference` reads them."""
     for part in module.modules():
         if has_weight_norm(part):
+            # Copies share the class that torch made for the module, and that the weight is now taken off: not with this.
+            made = type(part)
+            part.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
             parametrize.remove_parametrizations(part, "weight")
         if isinstance(part, (nn.Conv1d, nn.ConvTranspose1d)):
             part.weight.data = cpu_inference.pack(part.weight.data).transpose(1, 2)
