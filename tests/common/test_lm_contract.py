@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -317,6 +318,7 @@ def test_a_seed_gives_the_same_codes_again(name):
 
     assert torch.equal(sampled(3), sampled(3))
     assert torch.equal(sampled(3), sampled(torch.Generator().manual_seed(3)))
+    assert torch.equal(sampled(3), sampled(np.int64(3)))
     assert any(
         sampled(seed).shape != sampled(3).shape or not torch.equal(sampled(seed), sampled(3)) for seed in (4, 5)
     )
@@ -685,6 +687,8 @@ def test_arguments_that_do_nothing_are_refused(name):
     for options, message in [
         ({"num_beams": 3}, "num_beams=3 is not supported by codec LMs; leave it at 1"),
         ({"num_return_sequences": 2}, "num_return_sequences=2 is not supported"),
+        ({"watermarking_config": {"bias": 2.0}}, "watermarking_config=.* is not supported"),
+        ({"seed": 1.5}, "seed must be a whole number or a torch.Generator, got 1.5"),
         ({"stop_strings": "the end"}, "stop_strings=the end is not supported"),
         ({"max_length": 9}, "max_length=9 is not supported by codec LMs; give max_new_tokens, in frames"),
         ({"eos_token_id": 5}, "eos_token_id=5 is not supported"),
@@ -694,6 +698,19 @@ def test_arguments_that_do_nothing_are_refused(name):
     ]:
         with pytest.raises(ValueError, match=message):
             model.generate(**given, **options)
+    settings = copy.deepcopy(model.generation_config)
+    settings.max_length = 9
+    with (
+        mock.patch.object(model, "generation_config", settings),
+        pytest.raises(ValueError, match="max_length=9 is not supported by codec LMs; give max_new_tokens"),
+    ):
+        model.generate(**given)
+
+
+@every_lm
+def test_tables_of_codes_are_resized_for_a_codec_only(name):
+    with pytest.raises(NotImplementedError, match="call resize_codebooks|another vocab_size"):
+        model_of(name).resize_token_embeddings(30)
 
 
 @every_lm
@@ -707,6 +724,13 @@ def test_guidance_is_for_models_that_learnt_to_go_without_a_condition(name):
     else:
         with pytest.raises(ValueError, match="guidance_scale=9.0 is not supported: ValleForConditionalGeneration has"):
             details(model, given, guidance_scale=9.0)
+        settings = copy.deepcopy(model.generation_config)
+        settings.guidance_scale = 9.0
+        with (
+            mock.patch.object(model, "generation_config", settings),
+            pytest.raises(ValueError, match="guidance_scale=9.0 is not supported"),
+        ):
+            details(model, given)
 
 
 @every_lm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import os
 import warnings
 from abc import abstractmethod
@@ -55,6 +56,7 @@ _ONLY = {
     "encoder_no_repeat_ngram_size": 0,
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
+    "watermarking_config": None,
 }
 _INSTEAD = {
     "max_length": "give max_new_tokens, in frames",
@@ -382,7 +384,8 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
                 f"{type(self).__name__}.generate has no argument {', '.join(map(repr, sorted(unknown)))}; it takes "
                 "its own inputs (see its docstring) and the fields of GenerationConfig."
             )
-        asked = {**({} if generation_config is None else generation_config.to_diff_dict()), **kwargs}
+        given = {} if generation_config is None else generation_config.to_diff_dict()
+        asked = {"max_length": self.generation_config.max_length, **given, **kwargs}
         self._check_options(options, asked)
         options.eos_token_id = options.pad_token_id = end_id
         options.bos_token_id = None
@@ -396,9 +399,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         criteria = StoppingCriteriaList(stopping_criteria or [])
         if options.max_time is not None:
             criteria.append(MaxTimeCriteria(options.max_time))
-        if isinstance(seed, int):
-            seed = torch.Generator().manual_seed(seed)
-        return Decoding(options, processors, criteria, seed, progress, fillers)
+        return Decoding(options, processors, criteria, _generator(seed), progress, fillers)
 
     def _check_options(self, options: GenerationConfig, asked: dict) -> None:
         """Refuse what the loop would not do. `options` have their defaults, `asked` is what somebody gave."""
@@ -415,10 +416,10 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             )
         if options.compile_config is not None and (options.cache_implementation != "static" or not options.use_cache):
             raise ValueError("compile_config needs cache_implementation='static': other caches change their shapes.")
-        if not self._supports_guidance and asked.get("guidance_scale") not in (None, 1):
+        if not self._supports_guidance and options.guidance_scale not in (None, 1):
             raise ValueError(
-                f"guidance_scale={asked['guidance_scale']} is not supported: {type(self).__name__} has not learned to "
-                "go without its condition."
+                f"guidance_scale={options.guidance_scale} is not supported: {type(self).__name__} has not learned to "
+                "go without its condition; leave it at 1."
             )
 
     def _run_steps(
@@ -500,6 +501,16 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         if scale is None or scale == 1:
             return say(ids, state).float()
         return guided(say(ids.repeat(2, 1, 1), state), scale)
+
+
+def _generator(seed: int | torch.Generator | None) -> torch.Generator | None:
+    if seed is None or isinstance(seed, torch.Generator):
+        return seed
+    try:
+        number = operator.index(seed)  # numpy's numbers are ones, too
+    except TypeError:
+        raise ValueError(f"seed must be a whole number or a torch.Generator, got {seed!r}.") from None
+    return torch.Generator().manual_seed(int(number))
 
 
 def guided(logits: Tensor, scale: float) -> Tensor:

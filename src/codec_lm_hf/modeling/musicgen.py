@@ -177,6 +177,17 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings[0] = value
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """Not supported: it would change the table of one codebook.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} embeds codes, each codebook's in a table of its own: call resize_codebooks. Texts "
+            "are embedded by its text_encoder."
+        )
+
     def _code_weights(self) -> list[list[tuple[int, Tensor]]]:
         return [[(k, module.weight) for k, module in enumerate(part)] for part in (self.embeddings, self.heads)]
 
