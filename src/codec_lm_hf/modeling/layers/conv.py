@@ -117,7 +117,7 @@ def fuse_weight_norm(module: nn.Module) -> None:
     """Replace weight-norm pairs below `module` by their weights, laid out as `cpu_inference` reads them."""
     for part in module.modules():
         if has_weight_norm(part):
-            # Copies share the class that torch made for the module, and that the weight is now taken off: not with this.
+            # Copies share the class that torch made, and would go without a weight, too: it gets one of its own.
             made = type(part)
             part.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
             parametrize.remove_parametrizations(part, "weight")
