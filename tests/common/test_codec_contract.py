@@ -279,6 +279,7 @@ def test_fuse_keeps_the_numbers_and_can_be_repeated(name, tmp_path):
     copied = copy.deepcopy(model)
     model.fuse().fuse()
     assert torch.equal(model.encode(audio).audio_codes, codes)
+    assert torch.equal(pickle.loads(pickle.dumps(model)).encode(audio).audio_codes, codes)
     # A copy stays what it was, and can be fused as well.
     assert torch.equal(copied(audio).audio_values, decoded)
     torch.testing.assert_close(copied.fuse()(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)

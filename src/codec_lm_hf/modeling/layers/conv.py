@@ -121,6 +121,7 @@ def fuse_weight_norm(module: nn.Module) -> None:
             made = type(part)
             part.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
             parametrize.remove_parametrizations(part, "weight")
+            part._load_state_dict_pre_hooks.clear()  # what is left of it, which cannot be pickled
         if isinstance(part, (nn.Conv1d, nn.ConvTranspose1d)):
             part.weight.data = cpu_inference.pack(part.weight.data).transpose(1, 2)
 
