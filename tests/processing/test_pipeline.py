@@ -65,6 +65,9 @@ def test_several_texts_and_no_prompt(tmp_path):
     speak.save_pretrained(tmp_path / "again")
     again = transformers.pipeline("text-to-audio", model=str(tmp_path / "again"))
     np.testing.assert_array_equal(again(TEXTS[0], generate_kwargs=OPTIONS)["audio"], found[0]["audio"])
+    parts = {"model": speak.model, "tokenizer": speak.processor, "processor": speak.processor}
+    loaded = transformers.pipeline("text-to-audio", **parts)
+    np.testing.assert_array_equal(loaded(TEXTS[0], generate_kwargs=OPTIONS)["audio"], found[0]["audio"])
     with pytest.raises(ValueError, match="cannot do batching"):
         speak(TEXTS, generate_kwargs=OPTIONS, batch_size=2)
 
