@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from codec_lm_hf.bitstream.codes import CodesReader
 from codec_lm_hf.cli import app, main
+from codec_lm_hf.processing.audio import load_audio, save_audio
 from codec_lm_hf.registry import FAMILIES
 from tests.common.tiny import TINY
 
@@ -69,10 +70,7 @@ def test_encode_and_decode_give_back_the_length_in_the_codec_format(name, codecs
 
 def test_files_equal_the_api(codecs, speech, tmp_path):
     """What the command writes block by block is what `encode` gives for the whole recording."""
-    import torch
-
     import codec_lm_hf
-    from codec_lm_hf.processing.audio import load_audio
 
     codes = tmp_path / "speech.codes"
     run("encode", speech, "-o", codes, "--codec", codecs / "encodec", "--bandwidth", 0.9)
@@ -83,6 +81,19 @@ def test_files_equal_the_api(codecs, speech, tmp_path):
     ours = model.encode(torch.from_numpy(audio)[None], bandwidth=0.9).audio_codes[0].numpy()
     assert stored.shape == ours.shape
     assert (stored == ours).mean() > 0.99
+
+
+def test_of_a_file_that_was_cut_short_what_is_there_is_coded(codecs, tmp_path):
+    """Its header claims 25 seconds; nothing else may stand in for those that are gone."""
+    path, codes = tmp_path / "cut.mp3", tmp_path / "cut.codes"
+    save_audio(path, np.random.default_rng(0).standard_normal((1, 25 * 16000)) * 0.1, 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    run("encode", path, "--codec", codecs / "stft_codec")
+    with codes.open("rb") as file:
+        reader = CodesReader(file)
+        frames = sum(block.shape[1] for block, _ in reader)
+    left = load_audio(path)[0].shape[1]
+    assert left < 13 * 16000 and (reader.samples, frames) == (left, -(-left // 320))
 
 
 def test_folders(codecs, speech, tmp_path):
@@ -260,6 +271,7 @@ def test_segments_are_refused_where_they_do_nothing(codecs, speech):
         (lambda p: (p / "x.wav").write_bytes(b""), ["encode", "x.wav"], "x.wav cannot be read as audio"),
         (lambda p: (p / "x.wav").write_bytes(b"not audio"), ["encode", "x.wav"], "x.wav cannot be read as audio"),
         (lambda p: soundfile.write(p / "x.wav", np.zeros(0), 16000), ["encode", "x.wav"], "x.wav holds no samples"),
+        (lambda p: soundfile.write(p / "x.wav", [0.0], 96000), ["encode", "x.wav"], "holds no samples at 24000 Hz"),
         (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "--format", "mp4"], "unknown format"),
         (lambda p: write(p / "x.wav", np.nan), ["encode", "x.wav"], "holds NaN or infinite samples; clean"),
         (lambda p: write(p / "x.wav", -np.inf), ["encode", "x.wav"], "holds NaN or infinite samples; clean"),

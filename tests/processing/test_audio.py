@@ -58,9 +58,24 @@ def test_missing_and_empty_files_and_too_many_channels(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     with pytest.raises(AudioFileError, match="empty.wav holds no samples"):
         load_audio(tmp_path / "empty.wav")
+    soundfile.write(tmp_path / "one.wav", np.zeros(1), 48000)
+    assert load_audio(tmp_path / "one.wav")[0].shape == (1, 1)
+    with pytest.raises(AudioFileError, match="one.wav holds no samples at 16000 Hz"):
+        load_audio(tmp_path / "one.wav", 16000)
     soundfile.write(tmp_path / "three.wav", np.zeros((9, 3)), 16000)
     with pytest.raises(AudioFileError, match="three.wav has 3 channels; expected 2. Mix it down first"):
         load_audio(tmp_path / "three.wav", channels=2)
+
+
+def test_a_length_that_the_header_leaves_open_is_refused(tmp_path):
+    """As FLAC from a pipe has it: the last 36 bits of these eight bytes are the number of samples."""
+    path = tmp_path / "piped.flac"
+    save_audio(path, tone(), 16000)
+    data = bytearray(path.read_bytes())
+    data[18:26] = (int.from_bytes(data[18:26], "big") >> 36 << 36).to_bytes(8, "big")
+    path.write_bytes(data)
+    with pytest.raises(AudioFileError, match="piped.flac does not say how long it is, as FLAC files from a pipe"):
+        load_audio(path)
 
 
 @pytest.mark.parametrize("name", ["none/x.wav", "x.unknown", "folder.wav"])

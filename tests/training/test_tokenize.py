@@ -269,7 +269,7 @@ def test_data_sets_are_found_by_their_path(table, tmp_path, monkeypatch):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Two good recordings between four bad ones."""
+    """Two good recordings between five bad ones, of which the last has no sample at a codec's rate."""
     root = tmp_path / "damaged"
     for name in ("b.wav", "e.wav"):
         write_noise(root / name, 0.3)
@@ -277,6 +277,7 @@ def damaged(tmp_path):
     soundfile.write(root / "c.wav", np.zeros(0), 16000)
     soundfile.write(root / "d.wav", np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT")
     soundfile.write(root / "f.wav", np.array([0.1, 20000], np.float32), 16000, subtype="FLOAT")
+    soundfile.write(root / "g.wav", np.zeros(1), 96000)
     return root
 
 
@@ -293,13 +294,13 @@ def test_bad_files_are_skipped_and_tried_again(shard_rows, damaged, models, tmp_
         return tokenize(models["stft_codec"], labelled_folder(damaged), tmp_path / "out", **options)
 
     report = run()
-    assert (report.written, sorted(Path(name).name[0] for name in report.skipped)) == (2, list("acdf"))
+    assert (report.written, sorted(Path(name).name[0] for name in report.skipped)) == (2, list("acdfg"))
     assert "NaN" in report.skipped[str(damaged / "d.wav")]
     before = contents(tmp_path / "out")
-    assert len(run().skipped) == 4 and contents(tmp_path / "out") == before
+    assert len(run().skipped) == 5 and contents(tmp_path / "out") == before
     write_noise(damaged / "a.wav", 0.2)
     report = run()
-    assert (report.written, report.present, len(report.skipped)) == (1, 2, 3)
+    assert (report.written, report.present, len(report.skipped)) == (1, 2, 4)
     assert ids_of(tmp_path / "out") == {"a.wav", "b.wav", "e.wav"}
 
 
@@ -443,7 +444,7 @@ def test_the_command_reports_what_it_did(damaged, tmp_path):
     arguments = ["tokenize", str(damaged), "-o", str(tmp_path / "out"), "--bandwidth", "1.0", "--skip-bad"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "2 recordings coded" in done.output and "4 skipped" in done.output
+    assert "2 recordings coded" in done.output and "5 skipped" in done.output
     assert f"skipped: {damaged / 'c.wav'} holds no samples" in done.output
     header = read_header(tmp_path / "out")
     assert (header.codec, header.num_codebooks) == ("bundled:codec", 2)

@@ -145,36 +145,31 @@ def audio_blocks(source: BinaryIO, path: Path, config) -> Iterator:
     Raises:
         AudioFileError: not audio, damaged, or without a sample.
     """
-    import soundfile
+    import numpy as np
     import soxr
     from tqdm.auto import tqdm
 
-    from ..processing.audio import AudioFileError, to_format, unreadable
+    from ..processing.audio import no_samples, open_audio, read_blocks, to_format
 
-    try:
-        with soundfile.SoundFile(source) as file:
-            if file.frames == 0:
-                raise AudioFileError(f"{path} holds no samples; leave it out.")
-            resampler = None
-            if file.samplerate != config.sampling_rate:
-                resampler = soxr.ResampleStream(
-                    file.samplerate, config.sampling_rate, config.audio_channels, "float32"
-                )
-            bar = tqdm(total=file.frames, unit="sample", unit_scale=True, disable=file.frames < 60 * file.samplerate)
-            with bar:
-                for block in file.blocks(10 * file.samplerate, dtype="float32", always_2d=True):
-                    bar.update(len(block))
-                    audio, _ = to_format(block.T, file.samplerate, None, config.audio_channels, str(path))
-                    if resampler is not None:
-                        audio = resampler.resample_chunk(audio.T).T
-                    if audio.shape[1]:
-                        yield audio
-            if resampler is not None:
-                import numpy as np
-
-                rest = np.zeros((0, config.audio_channels), np.float32)
-                rest = resampler.resample_chunk(rest, last=True).T
-                if rest.shape[1]:
-                    yield rest
-    except soundfile.LibsndfileError as error:
-        raise unreadable(path, error) from error
+    channels, samples = config.audio_channels, 0
+    with open_audio(source, str(path)) as file:
+        rate = file.samplerate
+        resampler = None
+        if rate != config.sampling_rate:
+            resampler = soxr.ResampleStream(rate, config.sampling_rate, channels, "float32")
+        with tqdm(total=file.frames, unit="sample", unit_scale=True, disable=file.frames < 60 * rate) as bar:
+            for block in read_blocks(file, 10 * rate):
+                bar.update(block.shape[1])
+                audio, _ = to_format(block, rate, None, channels, str(path))
+                if resampler is not None:
+                    audio = resampler.resample_chunk(audio.T).T
+                if audio.shape[1]:
+                    samples += audio.shape[1]
+                    yield audio
+    if resampler is not None:
+        rest = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True).T
+        if rest.shape[1]:
+            samples += rest.shape[1]
+            yield rest
+    if not samples:
+        raise no_samples(str(path), config.sampling_rate)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import soundfile
 
 # Suffix -> libsndfile's names of the container and of what is written into it.
 _FORMATS = {
@@ -20,6 +25,8 @@ _FORMATS = {
     ".au": ("AU", "PCM_16"),
 }
 EXTENSIONS = tuple(_FORMATS)
+# What libsndfile calls the length of a file whose header leaves it open.
+_UNKNOWN_LENGTH = (1 << 63) - 1
 
 
 class AudioFileError(ValueError):
@@ -44,25 +51,59 @@ def load_audio(
         float32 array `(channels, samples)` and its rate in Hz.
 
     Raises:
-        AudioFileError: no such file, not audio, empty, or more than two channels where two are wanted.
+        AudioFileError: no such file, not audio, without a sample at that rate, or more than two channels where two are
+            wanted.
+    """
+    name = name or str(path)
+    with open_audio(path, name) as file:
+        audio, rate = file.read(dtype="float32", always_2d=True).T, file.samplerate
+    audio, rate = to_format(audio, rate, sampling_rate, channels, name)
+    if not audio.shape[1]:
+        raise no_samples(name, rate)
+    return audio, rate
+
+
+@contextmanager
+def open_audio(source: str | os.PathLike | BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
+    """An audio file, open for reading; `name` is what messages call it.
+
+    Raises:
+        AudioFileError: here or while it is read: no such file, not audio, damaged, empty, or of unknown length.
     """
     import soundfile
 
-    name = name or str(path)
-    if isinstance(path, (str, os.PathLike)) and not os.path.exists(path):
+    if isinstance(source, (str, os.PathLike)) and not os.path.exists(source):
         raise AudioFileError(f"there is no file {name}.")
     try:
-        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(source) as file:
+            if file.frames == 0:
+                raise AudioFileError(f"{name} holds no samples; leave it out.")
+            if file.frames == _UNKNOWN_LENGTH:
+                raise AudioFileError(
+                    f"{name} does not say how long it is, as {file.format} files from a pipe do not: write it into a "
+                    "file again, or send WAV through the pipe."
+                )
+            yield file
     except (soundfile.LibsndfileError, OSError) as error:
-        raise unreadable(name, error) from error
-    if not len(audio):
-        raise AudioFileError(f"{name} holds no samples.")
-    return to_format(audio.T, rate, sampling_rate, channels, name)
+        # Without the object that soundfile calls an open file by.
+        raise AudioFileError(
+            f"{name} cannot be read as audio: {getattr(error, 'error_string', error)}"
+        ) from error
 
 
-def unreadable(name: str | os.PathLike, error: Exception) -> AudioFileError:
-    """What to raise where soundfile has raised `error`: without the object that it calls a file by."""
-    return AudioFileError(f"{name} cannot be read as audio: {getattr(error, 'error_string', error)}")
+def read_blocks(file: soundfile.SoundFile, samples: int) -> Iterator[np.ndarray]:
+    """The rest of an open file in float32 blocks `(channels, samples)`, the last one shorter.
+
+    `SoundFile.blocks` trusts the header: of a file that was cut short it gives as many blocks as there should be, with
+    what happens to be in memory in them.
+    """
+    while len(block := file.read(samples, dtype="float32", always_2d=True)):
+        yield block.T
+
+
+def no_samples(name: str, rate: int) -> AudioFileError:
+    """What to raise where nothing of a file is left, perhaps only at another rate."""
+    return AudioFileError(f"{name} holds no samples at {rate:g} Hz; leave it out.")
 
 
 def to_format(

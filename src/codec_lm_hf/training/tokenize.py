@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import soundfile
 import torch
 from tqdm.auto import tqdm
 
 from ..bitstream.codes import CodesHeader
 from ..modeling.codec_base import CodecPreTrainedModel
-from ..processing.audio import AudioFileError, unreadable
+from ..processing.audio import AudioFileError, open_audio
 from .data import collate, decode
 from .labelled import LabelledRecordings
 
@@ -388,9 +387,8 @@ def _bad_named(bad: dict[str, str], name: str, skip: bool) -> Iterator[None]:
 def _duration(name: str, source: str | io.BytesIO) -> float:
     """Seconds, as the file's header says."""
     try:
-        return soundfile.info(source).duration
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise unreadable(name, error) from error
+        with open_audio(source, name) as file:
+            return file.frames / file.samplerate
     finally:
         if isinstance(source, io.BytesIO):
             source.seek(0)
