@@ -67,6 +67,15 @@ def test_missing_and_empty_files_and_too_many_channels(tmp_path):
         load_audio(tmp_path / "three.wav", channels=2)
 
 
+def test_minutes_of_audio_are_written_in_pieces(tmp_path, monkeypatch):
+    """In one, libsndfile's Vorbis encoder overruns the stack and ends the program."""
+    written, write = [], soundfile.SoundFile.write
+    monkeypatch.setattr(soundfile.SoundFile, "write", lambda file, data: (written.append(len(data)), write(file, data)))
+    save_audio(tmp_path / "long.ogg", np.zeros((2, 300000)), 8000)
+    assert sum(written) == 300000 and max(written) <= 1 << 16
+    assert load_audio(tmp_path / "long.ogg")[0].shape == (2, 300000)
+
+
 def test_a_length_that_the_header_leaves_open_is_refused(tmp_path):
     """As FLAC from a pipe has it: the last 36 bits of these eight bytes are the number of samples."""
     path = tmp_path / "piped.flac"

@@ -154,10 +154,9 @@ def write_audio(file: BinaryIO, blocks, rate: int, channels: int, suffix: str) -
     import shutil
     import tempfile
 
-    import numpy as np
     import soundfile
 
-    from ..processing.audio import AudioFileError, file_format
+    from ..processing.audio import AudioFileError, file_format, write_block
 
     container, subtype = file_format(suffix)
     if not file.seekable():
@@ -169,6 +168,6 @@ def write_audio(file: BinaryIO, blocks, rate: int, channels: int, suffix: str) -
     try:
         with soundfile.SoundFile(file, "w", rate, channels, subtype, format=container) as sink:
             for block in blocks:
-                sink.write(np.clip(block, -1, 1).T)
+                write_block(sink, block)
     except soundfile.LibsndfileError as error:
         raise AudioFileError(f"the audio cannot be written as {suffix[1:]}: {error}") from error

@@ -25,6 +25,8 @@ _FORMATS = {
     ".au": ("AU", "PCM_16"),
 }
 EXTENSIONS = tuple(_FORMATS)
+# Samples written at once: libsndfile puts a block for Vorbis onto the stack, where minutes of audio have no room.
+_WRITTEN_AT_ONCE = 1 << 16
 # What libsndfile calls the length of a file whose header leaves it open.
 _UNKNOWN_LENGTH = (1 << 63) - 1
 
@@ -135,6 +137,12 @@ def file_format(suffix: str) -> tuple[str, str]:
     return _FORMATS[suffix.lower()]
 
 
+def write_block(file: soundfile.SoundFile, audio: np.ndarray) -> None:
+    """Append `audio` `(channels, samples)`, clipped to [-1, 1], to an open file, whatever its length."""
+    for start in range(0, audio.shape[1], _WRITTEN_AT_ONCE):
+        file.write(np.clip(audio[:, start : start + _WRITTEN_AT_ONCE], -1, 1).T)
+
+
 def save_audio(path: str | os.PathLike, audio: np.ndarray, sampling_rate: int) -> None:
     """Write `audio` `(channels, samples)`, clipped to [-1, 1], as 16-bit samples; the suffix chooses the format.
 
@@ -149,7 +157,8 @@ def save_audio(path: str | os.PathLike, audio: np.ndarray, sampling_rate: int) -
     container, subtype = file_format(path.suffix)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        soundfile.write(partial, np.clip(audio, -1, 1).T, sampling_rate, subtype, format=container)
+        with soundfile.SoundFile(partial, "w", sampling_rate, len(audio), subtype, format=container) as file:
+            write_block(file, audio)
         partial.replace(path)
     except (soundfile.LibsndfileError, OSError) as error:
         partial.unlink(missing_ok=True)
