@@ -102,6 +102,7 @@ def test_folders(codecs, speech, tmp_path):
     for name in ("a.wav", "deep/b.wav"):
         (folder / name).write_bytes(speech.read_bytes())
     run("encode", folder, "-o", tmp_path / "codes", "--codec", codecs / "stft_codec")
+    (tmp_path / "codes" / "a.codes").rename(tmp_path / "codes" / "a.CODES")
     run("decode", tmp_path / "codes", "-o", tmp_path / "back")
     assert sorted(path.relative_to(tmp_path / "back").as_posix() for path in (tmp_path / "back").rglob("*.wav")) == [
         "a.wav",
@@ -273,7 +274,11 @@ def test_segments_are_refused_where_they_do_nothing(codecs, speech):
         (lambda p: soundfile.write(p / "x.wav", np.zeros(0), 16000), ["encode", "x.wav"], "x.wav holds no samples"),
         (lambda p: soundfile.write(p / "x.wav", [0.0], 96000), ["encode", "x.wav"], "holds no samples at 24000 Hz"),
         (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "--format", "mp4"], "unknown format"),
-        (lambda p: write(p / "x.wav", np.nan), ["encode", "x.wav"], "holds NaN or infinite samples; clean"),
+        (
+            lambda p: write(p / "x.wav", np.nan),
+            ["encode", "x.wav"],
+            "x.wav: input_values holds NaN or infinite samples",
+        ),
         (lambda p: write(p / "x.wav", -np.inf), ["encode", "x.wav"], "holds NaN or infinite samples; clean"),
         (lambda p: write(p / "x.wav", 20000), ["encode", "x.wav"], "; expected floats in [-1, 1]: divide 16-bit"),
         (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "--bandwidth", "7"], "bandwidth=7 kbps is not offered"),
@@ -329,10 +334,22 @@ def test_a_full_disk_leaves_no_half_file(codecs, speech, tmp_path, monkeypatch):
         def write(self, data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fdopen", lambda handle, mode: Full(handle, mode))
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how: Full(path, "x") if how == ("xb",) else opened(path, *how))
     with pytest.raises(OSError, match="No space left"):
         run("encode", speech, "-o", tmp_path / "x.codes", "--codec", codecs / "stft_codec")
     assert [path.name for path in tmp_path.iterdir()] == ["speech.wav"]
+
+
+def test_names_may_be_as_long_as_they_can_be_and_the_umask_counts(codecs, tmp_path):
+    name = "x" * (255 - len(".codes"))
+    write(tmp_path / f"{name}.wav", 0)
+    before = os.umask(0o077)
+    try:
+        run("encode", tmp_path / f"{name}.wav", "--codec", codecs / "stft_codec")
+    finally:
+        os.umask(before)
+    assert (tmp_path / f"{name}.codes").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_that_is_there_stays_if_the_new_one_fails(codecs, tmp_path):

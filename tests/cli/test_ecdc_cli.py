@@ -75,7 +75,7 @@ def test_mistakes(case, tmp_path):
         (("encode", wav, "-o", tmp_path / "x.codes", *codec, "--lm", root / "encodec_entropy_lm"), "leave it out"),
         (("encode", wav, "-o", tmp_path / "x.ecdc", *codec, "--lm", root / "encodec"), "no entropy model of EnCodec"),
         (("decode", lm_file, "-o", tmp_path / "x.wav", *codec), "written with a language model: give the same one"),
-        (("decode", lm_file, "-o", tmp_path / "x.wav"), "does not say which weights decode it"),
+        (("decode", lm_file, "-o", tmp_path / "x.wav"), "lm.ecdc: this file does not say which weights decode it"),
     ):
         with pytest.raises(ValueError, match=message):
             run(*arguments)

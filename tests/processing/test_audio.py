@@ -70,7 +70,12 @@ def test_missing_and_empty_files_and_too_many_channels(tmp_path):
 def test_minutes_of_audio_are_written_in_pieces(tmp_path, monkeypatch):
     """In one, libsndfile's Vorbis encoder overruns the stack and ends the program."""
     written, write = [], soundfile.SoundFile.write
-    monkeypatch.setattr(soundfile.SoundFile, "write", lambda file, data: (written.append(len(data)), write(file, data)))
+
+    def counting(file, data):
+        written.append(len(data))
+        write(file, data)
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", counting)
     save_audio(tmp_path / "long.ogg", np.zeros((2, 300000)), 8000)
     assert sum(written) == 300000 and max(written) <= 1 << 16
     assert load_audio(tmp_path / "long.ogg")[0].shape == (2, 300000)
@@ -104,8 +109,9 @@ def test_a_file_that_is_there_stays_if_the_new_one_fails(tmp_path):
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_audio_files_are_found_at_any_depth(tmp_path):
-    for name in ("b.WAV", "deep/a.flac", "notes.txt"):
+def test_audio_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
+    (tmp_path / "folder.wav").mkdir()
+    for name in ("b.WAV", "deep/a.flac", "notes.txt", "._b.WAV", ".cache/c.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in audio_files(tmp_path)] == ["b.WAV", "a.flac"]

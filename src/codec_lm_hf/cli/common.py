@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -83,21 +83,22 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    # Hidden and without the suffix, so that what a killed program leaves is taken for no recording; short, because the
+    # name itself may be as long as names can be. Opened plainly, so that the umask counts.
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             yield file
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        partial.replace(path)
     except BaseException:
-        os.unlink(partial)
+        partial.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def input_file(path: Path) -> Iterator[BinaryIO]:
     """A seekable binary file; `-` is standard input, spooled to disk. What is wrong with its content names it."""
-    from ..bitstream.errors import BitstreamError
+    from ..processing.audio import AudioFileError
 
     if path != STDIO:
         if not path.is_file():
@@ -105,8 +106,11 @@ def input_file(path: Path) -> Iterator[BinaryIO]:
         try:
             with path.open("rb") as file:
                 yield file
-        except BitstreamError as error:
-            raise BitstreamError(f"{path}: {error}") from error
+        except AudioFileError:
+            # It says which file it is about, perhaps the one that is written.
+            raise
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         return
     import shutil
 

@@ -34,9 +34,10 @@ def decode(
     """
     from tqdm.auto import tqdm
 
+    from ..processing.audio import files_below
     from .common import input_file, output_file, pairs
 
-    found = sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES) if source.is_dir() else []
+    found = files_below(source, SUFFIXES) if source.is_dir() else []
     todo = pairs(source, output, found, ".wav")
     models: dict = {}
     for path, target in tqdm(todo, unit="file", disable=len(todo) < 2):
@@ -57,12 +58,12 @@ def write_decoded(
     bandwidth: float | None = None,
 ) -> None:
     """Decode one open file into an open audio file."""
-    kind = path.suffix if path.suffix in SUFFIXES else _kind(data)
+    kind = path.suffix.lower() if path.suffix.lower() in SUFFIXES else _kind(data)
     if kind == ".codes":
         write_from_codes(data, file, suffix, codec, models)
         return
     if codec is None:
-        raise ValueError(f"{path} does not say which weights decode it; name them with --codec.")
+        raise ValueError("this file does not say which weights decode it; name them with --codec.")
     model = _codec(codec, models)
     rate, channels = model.config.sampling_rate, model.config.audio_channels
     if kind == ".dac":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -88,9 +88,7 @@ def open_audio(source: str | os.PathLike | BinaryIO, name: str) -> Iterator[soun
             yield file
     except (soundfile.LibsndfileError, OSError) as error:
         # Without the object that soundfile calls an open file by.
-        raise AudioFileError(
-            f"{name} cannot be read as audio: {getattr(error, 'error_string', error)}"
-        ) from error
+        raise AudioFileError(f"{name} cannot be read as audio: {getattr(error, 'error_string', error)}") from error
 
 
 def read_blocks(file: soundfile.SoundFile, samples: int) -> Iterator[np.ndarray]:
@@ -169,5 +167,15 @@ def save_audio(path: str | os.PathLike, audio: np.ndarray, sampling_rate: int) -
 
 
 def audio_files(folder: str | os.PathLike) -> list[Path]:
-    """Audio files below `folder`, sorted."""
-    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS)
+    """Audio files below `folder`, sorted; see `files_below`."""
+    return files_below(folder, EXTENSIONS)
+
+
+def files_below(folder: str | os.PathLike, suffixes: Sequence[str]) -> list[Path]:
+    """Files below `folder` that end so, in upper or lower case, sorted.
+
+    What is hidden is passed over, as by `datasets`: files half written, and what macOS lays beside others (`._a.wav`).
+    """
+    folder = Path(folder)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
