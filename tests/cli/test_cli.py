@@ -157,11 +157,13 @@ def test_a_codec_that_is_not_there_any_more_is_named(codecs, speech, tmp_path):
     shutil.copytree(codecs / "encodec", tmp_path / "moved" / "codec")
     run("encode", speech, "--codec", tmp_path / "moved" / "codec")
     (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    speech.unlink()
     with pytest.raises(
         ValueError, match=r"written by the codec '.*moved/codec', which is not here; name a copy of it"
     ):
         run("decode", speech.with_suffix(".codes"))
     run("decode", speech.with_suffix(".codes"), "--codec", tmp_path / "elsewhere" / "codec")
+    speech.unlink()
     with pytest.raises(ValueError, match="decode it with"):
         run("decode", speech.with_suffix(".codes"), "--codec", codecs / "stft_codec")
 
@@ -170,7 +172,19 @@ def test_files_of_the_bundled_codec_name_it_wherever_it_is_installed(speech):
     run("encode", speech)
     output = run("info", speech.with_suffix(".codes"))
     assert "codec: bundled:codec" in output and "revision: None" in output
-    run("decode", speech.with_suffix(".codes"))
+    run("decode", speech.with_suffix(".codes"), "-o", speech.with_name("back.wav"))
+
+
+def test_decoding_replaces_no_recording_that_nobody_named(codecs, speech):
+    """`encode x.wav` and `decode x.codes` write beside what they read; so for a folder."""
+    run("encode", speech, "--codec", codecs / "stft_codec")
+    before = speech.read_bytes()
+    for source in (speech.with_suffix(".codes"), speech.parent):
+        with pytest.raises(FileExistsError, match=r"speech.wav is there already .* say where to write with -o"):
+            run("decode", source)
+    assert speech.read_bytes() == before
+    run("decode", speech.with_suffix(".codes"), "-o", speech)
+    assert speech.read_bytes() != before
 
 
 def test_a_folder_s_files_do_not_overwrite_each_other(codecs, tmp_path):

@@ -16,7 +16,10 @@ def decode(
         Path, typer.Argument(help=".codes, .ecdc, .lyra or .dac file, a folder of them, or - for standard input.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Audio file, folder, or - for standard output.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Audio file, folder, or -; by default .wav beside the codes, never over one."
+        ),
     ] = None,
     codec: Annotated[
         str | None, typer.Option(help="Directory or repository id; by default the codec that the file names.")
@@ -39,6 +42,10 @@ def decode(
 
     found = files_below(source, SUFFIXES) if source.is_dir() else []
     todo = pairs(source, output, found, ".wav")
+    there = [target for _, target in todo if output is None and target.exists()]
+    if there:
+        # Most likely the recording that the codes were made from.
+        raise FileExistsError(f"{there[0]} is there already and is not replaced unasked; say where to write with -o.")
     models: dict = {}
     for path, target in tqdm(todo, unit="file", disable=len(todo) < 2):
         if source.is_dir():
