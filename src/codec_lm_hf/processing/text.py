@@ -36,8 +36,8 @@ def phonemes(text: str, language: str = "en-us") -> list[str]:
         from phonemizer.separator import Separator
     except ImportError as error:
         raise ImportError(
-            "phonemes need phonemizer and espeak-ng: pip install codec-lm-hf[phonemes], and install espeak-ng by the "
-            "system's own means. The frontend 'graphemes' needs neither."
+            "phonemes need phonemizer and espeak-ng: pip install 'codec-lm-hf[phonemes]', and install espeak-ng with "
+            "the system's package manager. The frontend 'graphemes' needs neither."
         ) from error
     try:
         backend = EspeakBackend(
@@ -75,7 +75,7 @@ def gruut(text: str, language: str = "en-us") -> list[str]:
         from gruut import sentences
     except ImportError as error:
         raise ImportError(
-            "these phonemes need gruut: pip install codec-lm-hf[gruut]. The frontend 'graphemes' needs nothing."
+            "these phonemes need gruut: pip install 'codec-lm-hf[gruut]'. The frontend 'graphemes' needs nothing."
         ) from error
     symbols: list[str] = []
     for word in (word for sentence in sentences(text, lang=language) for word in sentence):
