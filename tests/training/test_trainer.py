@@ -15,7 +15,7 @@ import codec_lm_hf
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
 from codec_lm_hf.modeling.layers.convnext import SilentLinear
 from codec_lm_hf.training.distillation import SemanticTeacher
-from codec_lm_hf.training.trainer import CodecTrainer
+from codec_lm_hf.training.trainer import CodecTrainer, CodecTrainingArguments
 from tests.common.tiny import TINY
 from tests.common.weights import assert_holds
 from tests.training.helpers import (
@@ -295,6 +295,19 @@ def test_the_best_checkpoint_comes_back_with_its_average(only_model, recordings,
     again = trainer(tmp_path / "again", recordings)
     again.model = AutoModel.from_pretrained(tmp_path / "final")
     assert again.evaluate()["eval_si_sdr"] == pytest.approx(max(scores), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [("eval_wer", False), ("log_mel_distance", False), ("mel_loss", False), ("pesq_wb", True), (None, None)],
+)
+def test_of_errors_and_distances_the_least_is_best(metric, greater, tmp_path):
+    """transformers takes whatever is not called a loss for something of which more is better."""
+    given = {"metric_for_best_model": metric, "use_cpu": True, "report_to": "none"}
+    assert CodecTrainingArguments(str(tmp_path), **given).greater_is_better is greater
+    if greater is not None:
+        asked = CodecTrainingArguments(str(tmp_path), greater_is_better=not greater, **given)
+        assert asked.greater_is_better is not greater
 
 
 # --- evaluation, files and limits ----------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ from transformers.trainer_utils import has_length
 
 from ..modeling.quantization.kmeans import broadcast
 
+# Errors and distances; of what is not called a loss, transformers takes more to be better.
+_LESS_IS_BETTER = ("wer", "log_mel_distance")
+
 
 @dataclass
 class BaseTrainingArguments(TrainingArguments):
@@ -22,6 +25,7 @@ class BaseTrainingArguments(TrainingArguments):
 
     Args:
         max_train_minutes: stop (and save) after this wall-clock time.
+        greater_is_better: as in transformers; by default false for word errors and distances as well as for losses.
         sample_count: samples that are written at each evaluation, to `output_dir/samples/step-N`; audio also goes to
             TensorBoard, if `report_to` has it.
     """
@@ -30,6 +34,8 @@ class BaseTrainingArguments(TrainingArguments):
     sample_count: int = field(default=2)
 
     def __post_init__(self):
+        if self.greater_is_better is None and str(self.metric_for_best_model).endswith(_LESS_IS_BETTER):
+            self.greater_is_better = False
         super().__post_init__()
         if self.label_smoothing_factor:
             raise ValueError(
