@@ -7,6 +7,7 @@ import builtins
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -105,3 +106,21 @@ def test_the_python_of_a_family_s_page_runs(prepare, tmp_path, monkeypatch):
     assert found
     for block in found:
         exec(compile(block, f"docs/{prepare.__name__}.md", "exec"), scope)
+
+
+def test_the_page_on_codecs_does_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    audio, rate = soundfile.read(SPEECH, dtype="float32")
+    soundfile.write("speech.wav", audio[: 2 * rate], rate)
+    scope: dict = {}
+    with torch.no_grad():
+        for block in blocks(PROJECT / "docs" / "codec.md"):
+            exec(compile(block, "docs/codec.md", "exec"), scope)
+    codes, low = scope["codes"].audio_codes, scope["low"]
+    assert torch.equal(low, scope["same"]) and torch.equal(low, scope["cut"])
+    assert scope["audio"].shape == scope["inputs"]["input_values"].shape
+    four = scope["again"].decode(codes[:1, :4]).audio_values
+    torch.testing.assert_close(torch.cat(scope["heard"], dim=-1), four, atol=1e-5, rtol=1e-4)
+    back = torch.from_numpy(np.concatenate(scope["back"], axis=1))
+    torch.testing.assert_close(back, scope["audio"][0], atol=1e-5, rtol=1e-4)
+    assert {"si_sdr", "log_mel_distance"} <= scope["scores"].keys()
