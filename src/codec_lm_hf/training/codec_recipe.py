@@ -165,6 +165,26 @@ def _hub(section: dict[str, Any]):
     return dataset
 
 
+def build_trainer(
+    path: str | os.PathLike,
+    data_root: str | os.PathLike = ".",
+    start_from: str | os.PathLike | None = None,
+    **overrides,
+) -> CodecTrainer:
+    """The trainer of a recipe, before training; see `run_recipe`."""
+    recipe = read_recipe(path, model_given=start_from is not None)
+    arguments = begin(CodecTrainingArguments, recipe["training"], overrides)
+    root = Path(data_root)
+    model = build_model({"from": start_from} if start_from is not None else recipe["model"], root)
+    discriminator = build_discriminator(recipe.get("discriminator"), root)
+    teacher = build_teacher(recipe.get("teacher"), root)
+    train, clips = build_datasets(recipe["data"], model, root)
+    extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
+    return CodecTrainer(
+        model, arguments, discriminator, teacher, train_dataset=train, eval_dataset=clips, processing_class=extractor
+    )
+
+
 def run_recipe(
     path: str | os.PathLike,
     data_root: str | os.PathLike = ".",
@@ -187,15 +207,4 @@ def run_recipe(
     Raises:
         RecipeError: see `read_recipe`.
     """
-    recipe = read_recipe(path, model_given=start_from is not None)
-    arguments = begin(CodecTrainingArguments, recipe["training"], overrides)
-    root = Path(data_root)
-    model = build_model({"from": start_from} if start_from is not None else recipe["model"], root)
-    discriminator = build_discriminator(recipe.get("discriminator"), root)
-    teacher = build_teacher(recipe.get("teacher"), root)
-    train, clips = build_datasets(recipe["data"], model, root)
-    extractor = CodecFeatureExtractor(model.config.audio_channels, model.config.sampling_rate)
-    trainer = CodecTrainer(
-        model, arguments, discriminator, teacher, train_dataset=train, eval_dataset=clips, processing_class=extractor
-    )
-    return finish(trainer, resume)
+    return finish(build_trainer(path, data_root, start_from, **overrides), resume)
