@@ -25,10 +25,10 @@ def decode(
         str | None, typer.Option(help="Directory or repository id; by default the codec that the file names.")
     ] = None,
     lm: Annotated[
-        str | None, typer.Option(help="The entropy model that .ecdc files were written with, if they were.")
+        str | None, typer.Option(help="The entropy model that .ecdc files were written with, if any.")
     ] = None,
     bandwidth: Annotated[
-        float | None, typer.Option(help="Rate in kbps that .lyra files were written with: they do not say it.")
+        float | None, typer.Option(help="Rate in kbps that .lyra files were written with; the files do not hold it.")
     ] = None,
 ) -> None:
     """Turn codes back into audio.
@@ -93,6 +93,7 @@ def write_decoded(
 
 
 def write_from_codes(data: BinaryIO, file: BinaryIO, suffix: str, codec: str | None, models: dict) -> None:
+    """Decode an open `.codes` file block by block, by the codec that it names if `codec` is `None`."""
     from ..bitstream.codes import CodesReader
     from ..bitstream.stream import decode_blocks, trimmed
 

@@ -11,6 +11,7 @@ from .engine import ConversionError, State
 
 
 def is_container(file: dict) -> bool:
+    """Whether a checkpoint is a file of AudioCraft's: weights in `best_state`, or a reference in `pretrained`."""
     return "best_state" in file or "pretrained" in file
 
 

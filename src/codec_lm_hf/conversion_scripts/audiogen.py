@@ -9,6 +9,7 @@ from .musicgen import SHARED, fields_from_original
 
 
 def config_from_original(original: dict) -> AudioGenLMConfig:
+    """As for MusicGen; AudioGen's windows advance by a fifth of their length."""
     fields = fields_from_original(original)
     return AudioGenLMConfig(**fields | {"extend_stride": 0.2 * fields["max_duration"]})
 

@@ -274,6 +274,7 @@ def read_config_file(path: Path) -> dict:
 
 
 def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces of a megabyte."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

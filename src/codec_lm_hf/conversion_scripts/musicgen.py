@@ -209,6 +209,7 @@ def _fields_of_conditions(fuser: dict, conditioners: dict, sampling_rate: int) -
 
 
 def config_from_original(original: dict) -> MusicGenLMConfig:
+    """AudioCraft's configuration, the `xp.cfg` of the file, to ours; errors as of `fields_from_original`."""
     return MusicGenLMConfig(**fields_from_original(original))
 
 
@@ -220,6 +221,7 @@ def files(path: Path) -> list[Path]:
 
 
 def read(path: Path) -> State:
+    """The tensors of the language model, of the file or the folder at `path`."""
     lm = files(path)[0]
     return audiocraft.state_of(read_checkpoint(lm), lm)
 

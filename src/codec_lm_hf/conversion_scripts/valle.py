@@ -17,7 +17,7 @@ _LAYER = _STAGE + r"_decoder\.layers\.(\d+)"
 
 
 def rules(config: ValleConfig) -> list[tuple[str, str | None]]:
-    # With cross-attention its norm is the second of three.
+    """The keys of both transformers; with cross-attention the norms have other numbers."""
     cross = config.text_condition == "cross_attention"
     norms = {"attention_norm": 1, "cross_attention_norm": 2, "feedforward_norm": 3} if cross else {}
     norms = norms or {"attention_norm": 1, "feedforward_norm": 2}

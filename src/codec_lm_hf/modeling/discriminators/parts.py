@@ -55,6 +55,7 @@ def normed(conv: nn.Conv1d | nn.Conv2d, norm_type: str) -> nn.Module:
 
 
 def has_spectral_norm(module: nn.Module) -> bool:
+    """Whether spectral norm computes the weight of `module`."""
     if not parametrize.is_parametrized(module, "weight"):
         return False
     return isinstance(module.parametrizations.weight[0], SpectralNorm)

@@ -79,6 +79,7 @@ def refuse_stream(part: nn.Module | None, time: TimeContext | None) -> None:
 
 
 def has_weight_norm(module: nn.Module) -> bool:
+    """Whether weight norm still computes the weight of `module` from its two parts."""
     return parametrize.is_parametrized(module, "weight") and hasattr(module.parametrizations.weight, "original1")
 
 

@@ -95,6 +95,7 @@ def _select(value: Any, rows: Tensor, layer: nn.Module) -> Any:
 
 
 def lengths_of(time: TimeContext | None) -> Tensor | None:
+    """Real steps of each row, `(batch,)`; `None` where every row is full."""
     return None if time is None else time.lengths
 
 
