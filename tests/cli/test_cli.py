@@ -301,6 +301,7 @@ def test_segments_are_refused_where_they_do_nothing(codecs, speech):
         (lambda p: None, ["encode", "none.wav"], "none.wav is not a file"),
         (lambda p: (p / "x.codes").write_bytes(b"CLM"), ["decode", "x.codes"], "x.codes: the file "),
         (lambda p: (p / "x.codes").write_bytes(b"CLM"), ["info", "x.codes"], "x.codes: "),
+        (lambda p: (p / "x.lyra").write_bytes(bytes(8)), ["info", "x.lyra"], ".lyra files have no header to show"),
         (lambda p: (p / "x.codes").write_bytes(b"RIFFxxxxxxxx"), ["decode", "x.codes"], "no .codes file"),
         (lambda p: None, ["convert", "nocodec", "--checkpoint", "a", "-o", "b"], "unknown family 'nocodec'"),
         (lambda p: None, ["convert", "encodec", "--checkpoint", "a.th", "-o", "b"], "a.th does not exist"),

@@ -33,6 +33,8 @@ def _file(path: Path) -> dict:
     from ..bitstream.codes import CodesReader
     from .common import input_file
 
+    if path.suffix == ".lyra":
+        raise ValueError(f"{path}: .lyra files have no header to show; decode them with --codec and --bandwidth.")
     with input_file(path) as file:
         if file.read(len(ecdc.MAGIC)) == ecdc.MAGIC:
             return {**asdict(ecdc.read_header(path.read_bytes())), "size": f"{path.stat().st_size} bytes"}
