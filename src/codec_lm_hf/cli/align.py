@@ -12,12 +12,12 @@ def align(
     codes: Annotated[Path, typer.Argument(help="Folder that codec-lm tokenize wrote, of recordings with texts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data set with durations.")],
     frontend: Annotated[
-        str, typer.Option(help="Symbols of texts: graphemes, phonemes, gruut, or ipa (they are transcriptions).")
+        str, typer.Option(help="Symbols of texts: graphemes, phonemes, gruut, or ipa (already transcribed).")
     ] = "graphemes",
-    column: Annotated[str, typer.Option(help="The texts.")] = "text",
+    column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     speaker: Annotated[str | None, typer.Option(help="Column that says who speaks, if there is one.")] = None,
     codec: Annotated[
-        str | None, typer.Option(help="Where the codec is now, if not where it was when it made the codes.")
+        str | None, typer.Option(help="Where the codec is now, if it moved since it made the codes.")
     ] = None,
 ) -> None:
     """Find how long each symbol of a text is said, for models with monotonic alignment (needs the extra `train`).

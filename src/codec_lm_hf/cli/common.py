@@ -14,9 +14,11 @@ import typer
 
 # What the commands that train have in common.
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe; see recipes/.")]
-DataRoot = Annotated[Path, typer.Option(help="Folder that the recipe's folders of data and of checkpoints are below.")]
+DataRoot = Annotated[
+    Path, typer.Option(help="Folder that the recipe's paths of data and checkpoints are relative to.")
+]
 StartFrom = Annotated[str | None, typer.Option("--from", help="Checkpoint to fine-tune instead of a fresh model.")]
-Resume = Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")]
+Resume = Annotated[bool, typer.Option(help="Continue from the newest checkpoint in the output folder.")]
 OutputDir = Annotated[Path | None, typer.Option(help="Replaces the recipe's.")]
 MaxSteps = Annotated[int | None, typer.Option(help="Replaces the recipe's.")]
 

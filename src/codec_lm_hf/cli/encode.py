@@ -101,6 +101,7 @@ def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str, lm
 
 
 def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int) -> None:
+    """Encode an open audio file to `.codes`, block by block; `path` names it in errors."""
     from ..bitstream.codes import CodesHeader, CodesWriter
     from ..bitstream.stream import encode_blocks
 
@@ -119,6 +120,7 @@ def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int)
 
 
 def write_foreign(source: BinaryIO, path: Path, file: BinaryIO, model, count: int, suffix: str, lm=None) -> None:
+    """Encode an open audio file, whole, in another project's format."""
     from ..processing.audio import load_audio
 
     if suffix == ".dac":

@@ -9,7 +9,7 @@ import typer
 
 
 def generate(
-    text: Annotated[str, typer.Option(help="What is to be said, or what the music or sound is like.")],
+    text: Annotated[str, typer.Option(help="What to say, or a description of the music or sound.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file, or - for standard output.")],
     model: Annotated[
         str, typer.Option(help="Directory or repository id of a language model with its processor.")
@@ -17,19 +17,19 @@ def generate(
     prompt: Annotated[
         Path | None,
         typer.Option(
-            help="Recording of the voice, cut to what the model has learnt to hear, or of the music that is gone on "
-            "from. The bundled model brings a voice."
+            help="Recording of the voice, cut to the length that the model takes, or of the music to continue. "
+            "The bundled model has a voice of its own."
         ),
     ] = None,
-    prompt_text: Annotated[str | None, typer.Option(help="What the prompt says; nothing by default.")] = None,
+    prompt_text: Annotated[str | None, typer.Option(help="What the prompt says; empty by default.")] = None,
     melody: Annotated[Path | None, typer.Option(help="Recording whose melody is followed.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same codes.")] = 0,
-    temperature: Annotated[float | None, typer.Option(help="The model's own by default; 0: no chance.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw among so many codes.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw among codes of this probability together.")] = None,
-    max_seconds: Annotated[
-        float | None, typer.Option(help="Break off after this; the model's limit by default.")
+    temperature: Annotated[
+        float | None, typer.Option(help="The model's own by default; 0: always the most likely code.")
     ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among this many codes.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among codes of this total probability.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after this; the model's limit by default.")] = None,
 ) -> None:
     """Speak a text, in the voice of a prompt; or play what a text describes, perhaps along a melody.
 

@@ -18,7 +18,7 @@ def tokenize(
     ] = None,
     codec_revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the codec.")] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Rate in kbps; the codec's highest by default.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of a data set with several.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set that has several.")] = None,
     name: Annotated[str | None, typer.Option(help="Configuration of a data set with several.")] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the data set.")] = None,
     column: Annotated[str, typer.Option(help="The data set's audio column.")] = "audio",
@@ -26,15 +26,18 @@ def tokenize(
         bool, typer.Option("--skip-bad", help="Leave out files that cannot be read, or are too long.")
     ] = False,
     batch_seconds: Annotated[
-        float, typer.Option(help="Audio encoded at once; the longest recording for codecs that look at all of it.")
+        float,
+        typer.Option(
+            help="Audio encoded at once; also the longest recording for codecs that look at the whole signal."
+        ),
     ] = 60.0,
-    shard_rows: Annotated[int, typer.Option(help="Recordings of a file; a crash loses at most these.")] = 200,
-    speed: Annotated[float, typer.Option(help="Play recordings so many times faster, and higher: more voices.")] = 1,
+    shard_rows: Annotated[int, typer.Option(help="Recordings per file; a crash loses at most these.")] = 200,
+    speed: Annotated[float, typer.Option(help="Play recordings this many times faster, and higher: more voices.")] = 1,
     speaker: Annotated[
         str | None, typer.Option(help="Column that says who speaks; at another speed it says NAME xSPEED.")
     ] = None,
 ) -> None:
-    """Turn recordings into a data set of codes, to train on (needs the extra `train`). Run again, it does the rest.
+    """Turn recordings into a data set of codes, to train on (needs the extra `train`). Run again, it adds the rest.
 
     On several devices: accelerate launch -m codec_lm_hf.cli tokenize SOURCE -o CODES
 
