@@ -141,9 +141,8 @@ class Hub:
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         # Two names of one host: some clients take a redirect to another port of the same name for one within the hub.
-        self.endpoint, self._store = (
-            f"http://{name}:{each.getsockname()[1]}" for name, each in zip(("127.0.0.1", "localhost"), sockets, strict=True)
-        )
+        ports = [each.getsockname()[1] for each in sockets]
+        self.endpoint, self._store = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"
         self._thread = threading.Thread(target=self._server.run, args=(sockets,), daemon=True)
         self._thread.start()
         while not self._server.started:
