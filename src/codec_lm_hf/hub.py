@@ -34,6 +34,15 @@ inputs = features(audio, sampling_rate={sampling_rate}, return_tensors="pt")
 codes = model.encode(**inputs)  # codes.audio_codes: (batch, codebooks, frames)
 decoded = model.decode(**codes, padding_mask=inputs["padding_mask"]).audio_values"""
 
+_LM_EXAMPLE = """from transformers import AutoModelForTextToWaveform, AutoProcessor
+
+model = AutoModelForTextToWaveform.from_pretrained("{repo_id}")
+processor = AutoProcessor.from_pretrained("{repo_id}")
+
+inputs = processor({inputs}
+codes = model.generate(**inputs)  # (batch, codebooks, frames)
+waves = processor.batch_decode(codes)  # of each text (channels, samples), at processor.codec.config.sampling_rate"""
+
 _MODEL_EXAMPLE = """from transformers import AutoModel
 
 model = AutoModel.from_pretrained("{repo_id}")"""
@@ -193,16 +202,21 @@ def build_model_card(
     row = _row(config)
     if row is None:
         raise ValueError(f"{type(config).__name__} is of no family of codec-lm-hf; write its model card by hand.")
-    is_codec = row.kind == "codec"
+    is_codec, speaks = row.kind == "codec", "TTS" in row.tasks
+    tags_of_kinds = {"codec": "feature-extraction", "lm": "text-to-speech" if speaks else "text-to-audio"}
     data = ModelCardData(
         license=license,
         library_name="transformers",
-        pipeline_tag="feature-extraction" if is_codec else None,
+        pipeline_tag=tags_of_kinds.get(row.kind),
         tags=["codec-lm-hf", config.model_type, *(["audio", "neural-audio-codec"] if is_codec else []), *(tags or [])],
     )
     example = _MODEL_EXAMPLE.format(repo_id=repo_id)
     if is_codec:
         example = _CODEC_EXAMPLE.format(repo_id=repo_id, sampling_rate=config.sampling_rate)
+    elif row.kind == "lm":
+        inputs = '"good morning", audio=voice, sampling_rate=rate)  # voice: a few seconds of it, (samples,)'
+        inputs = inputs if speaks else '"a calm piano tune")'
+        example = _LM_EXAMPLE.format(repo_id=repo_id, inputs=inputs)
     unknown = "Not stated by whoever uploaded these weights; ask before you build on them."
     stated = f"`{license}`" if license else license_note or unknown
     sections = [

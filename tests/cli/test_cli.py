@@ -110,6 +110,17 @@ def test_folders(codecs, speech, tmp_path):
     ]
 
 
+def test_bad_files_of_a_folder_are_named_and_the_others_done(codecs, speech, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "a.wav", np.nan)
+    (folder / "b.wav").write_bytes(b"not audio")
+    (folder / "c.wav").write_bytes(speech.read_bytes())
+    with pytest.raises(ValueError, match=r"2 of 3 files were left out:\n.*a.wav: .*NaN.*\n.*b.wav cannot be read"):
+        run("encode", folder, "-o", tmp_path / "codes", "--codec", codecs / "stft_codec")
+    assert [path.name for path in (tmp_path / "codes").iterdir()] == ["c.codes"]
+
+
 def write(path, value):
     """A recording of floats that are all the same."""
     soundfile.write(path, np.full(3000, value, np.float32), 16000, subtype="FLOAT")
@@ -297,6 +308,11 @@ def test_segments_are_refused_where_they_do_nothing(codecs, speech):
         (lambda p: write(p / "x.wav", 20000), ["encode", "x.wav"], "; expected floats in [-1, 1]: divide 16-bit"),
         (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "--bandwidth", "7"], "bandwidth=7 kbps is not offered"),
         (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "-o", ".", "--format", "codes"], "it is a folder"),
+        (
+            lambda p: write(p / "x.wav", 0),
+            ["encode", "x.wav", "-o", "x.wav", "--format", "codes"],
+            "x.wav would be replaced by what is made of it",
+        ),
         (lambda p: (p / "empty").mkdir(), ["encode", "empty"], "empty holds no file to work on"),
         (lambda p: None, ["encode", "none.wav"], "none.wav is not a file"),
         (lambda p: (p / "x.codes").write_bytes(b"CLM"), ["decode", "x.codes"], "x.codes: the file "),

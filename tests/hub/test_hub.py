@@ -240,9 +240,21 @@ def test_language_models_go_with_their_processors(hub, new_client, tmp_path):
             found[repo] = codes.tolist(), [wave.shape for wave in processor.batch_decode(codes)]
         print(json.dumps(found))
     """
+    run_examples = """
+        import numpy as np
+        voice, rate = np.full(160, 0.1), 800
+        for text in argv[1:]:
+            example = text.split("```python")[1].split("```")[0]
+            exec(example.replace("good morning", argv[0]))  # in letters that the tiny table has
+            assert [wave.ndim for wave in waves] == [2]
+        print("null")
+    """
     new_client().run(push, json.dumps(rows))
+    cards = []
     for _, repo in rows:
         assert "codec/model.safetensors" in hub.model(repo).files()
+        cards.append(hub.model(repo).files()["README.md"].content.decode())
+    new_client().run(run_examples, TEXTS[0], *cards)
     for directory, _ in rows:
         shutil.rmtree(directory)
     assert new_client().run(load, json.dumps(given), *expected) == json.loads(json.dumps(expected))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -127,7 +127,7 @@ def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> 
 
     Raises:
         FileNotFoundError: nothing to read.
-        ValueError: two files of the folder would be written to one place.
+        ValueError: two files of the folder would be written to one place, or a file over itself.
     """
     if source.is_dir():
         if not found:
@@ -144,4 +144,30 @@ def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> 
         return todo
     if source == STDIO:
         return [(source, output or STDIO)]
-    return [(source, output or source.with_suffix(suffix))]
+    target = output or source.with_suffix(suffix)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"{source} would be replaced by what is made of it; write to another file (-o).")
+    return [(source, target)]
+
+
+def run_over(source: Path, todo: list[tuple[Path, Path]], work: Callable[[Path, BinaryIO, str], None]) -> None:
+    """`work(path, file, suffix)` for each of `pairs(source, ...)`; `file` appears at its place once it is complete.
+
+    Raises:
+        ValueError: some files are not what was expected; of a folder, the others are done, and each is named.
+    """
+    from tqdm.auto import tqdm
+
+    bad: list[str] = []
+    for path, target in tqdm(todo, unit="file", disable=len(todo) < 2):
+        if source.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with output_file(target) as file:
+                work(path, file, target.suffix)
+        except ValueError as error:
+            if len(todo) == 1:
+                raise
+            bad.append(str(error))
+    if bad:
+        raise ValueError("\n  ".join([f"{len(bad)} of {len(todo)} files were left out:", *bad]))

@@ -35,10 +35,8 @@ def decode(
 
     Example: codec-lm decode speech.codes -o back.wav
     """
-    from tqdm.auto import tqdm
-
     from ..processing.audio import files_below
-    from .common import input_file, output_file, pairs
+    from .common import input_file, pairs, run_over
 
     found = files_below(source, SUFFIXES) if source.is_dir() else []
     todo = pairs(source, output, found, ".wav")
@@ -47,11 +45,12 @@ def decode(
         # Most likely the recording that the codes were made from.
         raise FileExistsError(f"{there[0]} is there already and is not replaced unasked; say where to write with -o.")
     models: dict = {}
-    for path, target in tqdm(todo, unit="file", disable=len(todo) < 2):
-        if source.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with input_file(path) as data, output_file(target) as file:
-            write_decoded(path, data, file, target.suffix or ".wav", codec, models, lm, bandwidth)
+
+    def write(path: Path, file: BinaryIO, suffix: str) -> None:
+        with input_file(path) as data:
+            write_decoded(path, data, file, suffix or ".wav", codec, models, lm, bandwidth)
+
+    run_over(source, todo, write)
 
 
 def write_decoded(

@@ -42,14 +42,14 @@ def encode(
 
     Example: codec-lm encode speech.wav -o speech.codes
     """
-    from tqdm.auto import tqdm
-
     from ..processing.audio import audio_files
-    from .common import load_codec, load_entropy_lm, output_file, pairs
+    from .common import load_codec, load_entropy_lm, pairs, run_over
 
     suffix = f".{file_format}" if file_format else ".codes"
     if output and output.suffix and not file_format and not source.is_dir():
         suffix = output.suffix
+    if suffix not in (".codes", ".ecdc", ".lyra", ".dac"):
+        raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc, .lyra or .dac (--format codes).")
     if lm is not None and suffix != ".ecdc":
         raise ValueError(f"--lm makes .ecdc files smaller and does nothing for {suffix} files: leave it out.")
     found = audio_files(source) if source.is_dir() else []
@@ -61,11 +61,7 @@ def encode(
     entropy_lm = None if lm is None else load_entropy_lm(lm)
     count = model.config.num_quantizers_for(bandwidth) if bandwidth is not None else model.config.num_codebooks
     todo = pairs(source, output, found, suffix)
-    for path, target in tqdm(todo, unit="file", disable=len(todo) < 2):
-        if source.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with output_file(target) as file:
-            write_encoded(path, file, model, count, suffix, entropy_lm)
+    run_over(source, todo, lambda path, file, _: write_encoded(path, file, model, count, suffix, entropy_lm))
 
 
 def use_segments(model, seconds: float | None) -> None:
@@ -93,11 +89,9 @@ def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str, lm
     if suffix == ".codes":
         with input_file(path) as source:
             write_codes(source, path, file, model, count)
-    elif suffix in (".ecdc", ".lyra", ".dac"):
+    else:
         with input_file(path) as source:
             write_foreign(source, path, file, model, count, suffix, lm)
-    else:
-        raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc, .lyra or .dac (--format codes).")
 
 
 def write_codes(source: BinaryIO, path: Path, file: BinaryIO, model, count: int) -> None:
