@@ -210,6 +210,17 @@ def test_what_is_wrong_with_metadata_is_said(tmp_path):
         labelled_folder(tmp_path)
     with pytest.raises(ValueError, match="has no splits.*name a folder below it"):
         load_labelled(tmp_path, split="train")
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "a.txt").write_bytes("Straße".encode("latin-1"))
+    with pytest.raises(ValueError, match="a.txt must be text in UTF-8, but invalid .* at byte 4; convert it"):
+        labelled_folder(tmp_path)
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("nan"), float("inf")])
+def test_a_speed_is_a_positive_number(speed, folder, models, tmp_path):
+    with pytest.raises(ValueError, match=f"speed={speed} must be positive numbers"):
+        tokenize(next(iter(models.values())), labelled_folder(folder), tmp_path / "out", speed=speed)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

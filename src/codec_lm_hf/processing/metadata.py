@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ def read_metadata(folder: str | Path) -> list[dict[str, Any]] | None:
     What a CSV file holds is text; JSON keeps its types.
 
     Raises:
-        ValueError: a line names no file.
+        ValueError: a line names no file; the file is not UTF-8.
     """
     for name in NAMES:
         path = Path(folder) / name
@@ -26,14 +27,28 @@ def read_metadata(folder: str | Path) -> list[dict[str, Any]] | None:
     return None
 
 
+def read_text(path: Path) -> str:
+    """What a text file holds, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be text in UTF-8, but {error.reason} at byte {error.start}; convert it."
+        ) from error
+
+
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".csv":
-            yield from _csv_rows(csv.DictReader(file), path)
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _json_row(line, f"{path}, line {number}")
+    file = io.StringIO(read_text(path), newline="")
+    if path.suffix == ".csv":
+        yield from _csv_rows(csv.DictReader(file), path)
+        return
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield _json_row(line, f"{path}, line {number}")
 
 
 def _csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..processing.audio import audio_files
-from ..processing.metadata import NAMES, read_metadata
+from ..processing.metadata import NAMES, read_metadata, read_text
 from .data import audio_of, undecoded
 
 try:
@@ -125,7 +125,7 @@ def labelled_folder(folder: str | Path) -> LabelledRecordings:
 
     Raises:
         FileNotFoundError: no audio there.
-        ValueError: a recording listed twice; a column that mixes types.
+        ValueError: a recording listed twice; a column that mixes types; a transcript that is not UTF-8.
     """
     folder = Path(folder)
     rows = [row for described in _described(folder) for row in _described_rows(folder, described)]
@@ -158,7 +158,7 @@ def _plain_row(root: Path, path: Path) -> tuple[str, dict[str, Any]] | None:
     row = {"file_name": str(path)}
     transcript = path.with_suffix(".txt")
     if transcript.is_file():
-        row["text"] = transcript.read_text(encoding="utf-8-sig").strip()
+        row["text"] = read_text(transcript).strip()
     return path.relative_to(root).as_posix(), row
 
 

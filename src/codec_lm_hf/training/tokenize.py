@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -144,8 +145,10 @@ def tokenize(
         ValueError: a size that is not positive, no such column, or `output_dir` holds codes of another codec, with
             other settings or with other columns.
     """
-    if batch_seconds <= 0 or shard_rows < 1 or speed <= 0:
-        raise ValueError(f"batch_seconds={batch_seconds}, shard_rows={shard_rows} and speed={speed} must be positive.")
+    if not (batch_seconds > 0 and shard_rows >= 1 and 0 < speed < math.inf):
+        raise ValueError(
+            f"batch_seconds={batch_seconds}, shard_rows={shard_rows} and speed={speed} must be positive numbers."
+        )
     if speed != 1 and speaker_column is not None:
         recordings = recordings.renamed(speaker_column, f" x{speed:g}")
     state, output = processes(), Path(output_dir)
