@@ -283,6 +283,17 @@ def test_info_says_what_becomes_of_long_audio(codecs):
         assert words in run("info", codecs / name)
 
 
+def test_info_of_a_language_model():
+    output = run("info", "bundled:tts")
+    for words in (
+        "ValleForConditionalGeneration",
+        "text to speech",
+        "4 x 1024",
+        "LyraCodecModel, 16000 Hz, 50 frames/s",
+    ):
+        assert words in output
+
+
 def test_segments_are_refused_where_they_do_nothing(codecs, speech):
     for name, message in (("stft_codec", "streams with the same"), ("encodec-segments", "has segments of its own")):
         with pytest.raises(ValueError, match=message):

@@ -9,20 +9,32 @@ from typing import Annotated
 
 import typer
 
+from ..processing.tasks import Task
+from ..registry import Family
+
 
 def info(
     target: Annotated[
-        str, typer.Argument(help="A codec (directory or repository id), or a .codes, .ecdc or .dac file.")
+        str,
+        typer.Argument(
+            help="A codec or codec language model (directory or repository id), or a .codes, .ecdc or .dac file."
+        ),
     ] = "",
 ) -> None:
-    """Show what a codec or a file of codes is. Without an argument: the bundled codec.
+    """Show what a codec, a language model or a file of codes is. Without an argument: the bundled codec.
 
-    Example: codec-lm info
+    Example: codec-lm info bundled:tts
     """
+    from ..modeling.auto import family_at
+    from ..pretrained import locate
+    from .common import BUNDLED
+
     if target and Path(target).is_file():
         rows = _file(Path(target))
     else:
-        rows = _codec(target or None)
+        place = locate(target or BUNDLED)
+        row = family_at(place)
+        rows = _language_model(row, place) if row is not None and row.kind == "lm" else _codec(target or None)
     for name, value in rows.items():
         typer.echo(f"{name}: {value}")
 
@@ -50,6 +62,28 @@ def _file(path: Path) -> dict:
     kbps = path.stat().st_size * 8 / max(seconds, 1e-9) / 1000
     figures = {"frames": frames, "seconds": f"{seconds:.3f}", "kbps on disk": f"{kbps:.3f}"}
     return asdict(reader.header) | figures
+
+
+def _language_model(row: Family, place: str) -> dict:
+    import transformers
+    from transformers.utils import PROCESSOR_NAME
+
+    from ..hub import Home
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model = row.load("model").from_pretrained(place)
+    rows = {
+        "model": type(model).__name__,
+        "tasks": ", ".join(f"{task} ({Task[task].value.title})" for task in row.tasks),
+        "codebooks": f"{model.config.num_codebooks} x {model.config.codebook_size}",
+        "weights": f"{model.num_parameters():,}",
+    }
+    if Home.of(place, {}).has(PROCESSOR_NAME):
+        codec = row.load("processor").from_pretrained(place).codec
+        figures = f"{codec.config.sampling_rate} Hz, {codec.config.frame_rate:g} frames/s"
+        rows["codec"] = f"{type(codec).__name__}, {figures}"
+    return rows
 
 
 def _codec(name: str | None) -> dict:
