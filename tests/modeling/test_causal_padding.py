@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codec_lm_hf.modeling.layers.conv import PAD_MODES, Conv1d, ConvTranspose1d
@@ -46,6 +46,18 @@ def test_padding_of_a_whole_kernel(kernel, stride, steps):
     with torch.no_grad():
         expected = F.conv1d(F.pad(x, (kernel - 1, 0)), layer.conv.weight, layer.conv.bias, stride=stride)
         assert expected.shape[-1] == -(-x.shape[-1] // stride)
+        same_in_streams_and_batches(layer, x, steps[:-1], expected)
+
+
+@examples
+@given(left=st.integers(0, 3), right=st.integers(0, 3), **sizes)
+@example(left=2, right=1, kernel=1, stride=1, steps=[3, 4])
+def test_padding_of_any_size(left, right, kernel, stride, steps):
+    kernel = max(kernel, stride)
+    layer = Conv1d(2, 3, kernel, stride=stride, padding=(left, right))
+    x = torch.randn(1, 2, sum(steps) + kernel)
+    with torch.no_grad():
+        expected = F.conv1d(F.pad(x, (left, right)), layer.conv.weight, layer.conv.bias, stride=stride)
         same_in_streams_and_batches(layer, x, steps[:-1], expected)
 
 

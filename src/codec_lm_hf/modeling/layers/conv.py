@@ -268,7 +268,7 @@ class SlidingWindow(nn.Module):
 
     def _stream(self, x: Tensor, stream: Stream) -> Tensor:
         refuse_stream(self if self.whole_signal else None, stream)
-        if self.kernel_size == 1 and x.shape[-1]:
+        if self.kernel_size == 1 and not self.pad_left + self.pad_right and x.shape[-1]:
             return self.compute(x)
         # Steps that the padding at the signal's start is made of; and how far back the padding at its end reaches.
         enough, reach = {
