@@ -231,6 +231,24 @@ def test_an_error_of_generate_is_raised_where_audio_is_awaited():
     assert frames.ended == 1
 
 
+def test_an_error_of_the_last_codes_is_raised_where_audio_is_awaited(monkeypatch):
+    """They are decoded when generation is over."""
+    model, processor, inputs = playing()
+    streamer = AudioStreamer(processor, chunk_frames=100, timeout=60)
+
+    def breaks(*args, **kwargs):
+        raise RuntimeError("out of paper")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processor.codec, "decode_chunk", breaks)
+        with pytest.raises(RuntimeError, match="out of paper"):
+            model.generate(**inputs, max_new_tokens=3, seed=0, streamer=streamer)
+    with pytest.raises(RuntimeError, match="out of paper"):
+        next(streamer)
+    codes = model.generate(**inputs, max_new_tokens=3, seed=0, streamer=streamer)
+    assert_the_same_audio(list(streamer), processor, codes)
+
+
 def test_waiting_ends_after_the_timeout():
     with pytest.raises(Empty):
         next(AudioStreamer(processor_over("soundstream"), timeout=0.01))

@@ -70,8 +70,13 @@ class AudioStreamer(BaseStreamer):
 
     def end(self) -> None:
         """Nothing more follows."""
-        if self._held is not None:
-            self._decode(self._held.shape[-1], final=True)
+        try:
+            if self._held is not None:
+                self._decode(self._held.shape[-1], final=True)
+        except BaseException as error:
+            # Generation is over: nobody else would tell whoever waits.
+            self.fail(error)
+            raise
         self._reset()
         self._queue.put(None)
 
