@@ -114,10 +114,54 @@ def test_a_norm_by_the_gain_of_the_whole_signal_needs_no_segments():
     torch.testing.assert_close(model.decode(**whole).audio_values, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["encodec-segments", "dac-latent", *WHOLE])
+def test_padding_may_be_longer_than_a_segment(name):
+    """As that of a feature extractor with `padding="max_length"` is: there is nothing to code in it."""
+    model = TINY[name].model(**SEGMENTS)
+    length, stride = model.config.chunk_length, model.config.chunk_stride
+    lengths, samples = torch.tensor([length + 100, 1000]), 4 * stride
+    audio = torch.randn(2, model.config.audio_channels, samples) * 0.1
+    mask = torch.arange(samples) < lengths[:, None]
+    tight = lengths.max()
+    with torch.no_grad():
+        expected = model.encode(audio[..., :tight], mask[:, :tight])
+        codes = model.encode(audio, mask)
+        frames = expected.audio_codes.shape[-1]
+        assert codes.audio_codes.shape[-1] == model._num_frames(samples)
+        assert torch.equal(codes.audio_codes[..., :frames], expected.audio_codes)
+        assert not codes.audio_codes[..., frames:].any() and not codes.codes_mask[:, frames:].any()
+        decoded = model.decode(**codes, padding_mask=mask).audio_values
+        audio_tight = model.decode(**expected, padding_mask=mask[:, :tight]).audio_values
+    torch.testing.assert_close(decoded[..., :tight], audio_tight)
+    assert not decoded[..., tight:].any()
+
+
 def test_gaps_between_segments_are_refused():
     model = TINY["hificodec"].model(chunk_length_s=0.3007, overlap=0.0)
-    with pytest.raises(ValueError, match="decodes to .*: set overlap to at least"):
-        model.decode(model.encode(noise(20000)).audio_codes)
+    audio = noise(20000)
+    codes = model.encode(audio).audio_codes
+    ragged = torch.arange(20000) < torch.tensor([[1000], [20000]])
+    for decode in (
+        lambda: model.decode(codes),
+        lambda: model.decode(codes, padding_mask=torch.ones(1, 20000)),
+        lambda: model(audio),
+        lambda: model(audio.repeat(2, 1, 1), ragged),
+    ):
+        with pytest.raises(ValueError, match="of 4811 samples decodes to 4800, .*: set overlap to at least"):
+            decode()
+
+
+def test_only_gaps_after_full_segments_are_refused():
+    """Within one segment nothing stands after the gap; at the end of a row, a part of a segment may be short."""
+    model = TINY["hificodec"].model(chunk_length_s=0.3007, overlap=0.0)
+    mask = torch.arange(20000) < torch.tensor([[1000], [4811]])
+    with torch.no_grad():
+        decoded = model(noise(20000).repeat(2, 1, 1), mask).audio_values
+    assert decoded[1, 0, 4799] and not decoded[1, 0, 4811:].any()
+    model = TINY["hificodec"].model(chunk_length_s=0.3007, overlap=0.5)
+    samples = model.config.chunk_stride + 1
+    with torch.no_grad():
+        assert model(noise(samples)).audio_values.shape[-1] == samples
 
 
 def test_segments_are_checked():

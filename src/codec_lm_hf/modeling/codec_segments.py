@@ -67,8 +67,11 @@ class CodecSegments:
         samples = audio.shape[-1]
         codes = audio.new_zeros(len(audio), count, self._num_frames(samples), dtype=torch.long)
         mask = torch.zeros(len(audio), codes.shape[-1], dtype=torch.bool, device=audio.device)
-        scales = []
-        for index, start in enumerate(range(0, samples, self.config.chunk_stride)):
+        stride = self.config.chunk_stride
+        scales = audio.new_zeros(len(audio), -(-samples // stride)) if self.config.normalize else None
+        # Beyond the longest row there is nothing to code.
+        longest = samples if lengths is None else int(lengths.max())
+        for index, start in enumerate(range(0, longest, stride)):
             piece = audio[..., start : start + self.config.chunk_length]
             rows, within = slice(None), None
             if lengths is not None:
@@ -80,12 +83,9 @@ class CodecSegments:
             frames = slice(index * self._slot, index * self._slot + segment.audio_codes.shape[-1])
             codes[rows, :, frames] = segment.audio_codes
             mask[rows, frames] = True if segment.codes_mask is None else segment.codes_mask
-            if self.config.normalize:
-                scale = audio.new_zeros(len(audio), 1)
-                scale[rows] = segment.audio_scales
-                scales.append(scale)
+            if scales is not None:
+                scales[rows, index : index + 1] = segment.audio_scales
         full = not torch.compiler.is_compiling() and bool(mask.all())
-        scales = torch.cat(scales, dim=1) if scales else None
         return type(segment)(audio_codes=codes, codes_mask=None if full else mask, audio_scales=scales)
 
     def _decode_segments(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
@@ -100,23 +100,24 @@ class CodecSegments:
             slot = slice(index * self._slot, min(frames, (index + 1) * self._slot))
             valid = None if mask is None else mask[:, slot]
             rows = slice(None) if valid is None else valid.any(-1)
+            if valid is not None and not bool(rows.any()):
+                continue
             steps = slot.stop - slot.start if valid is None else int(valid.sum(-1).max())
             piece_mask = None if valid is None else valid[rows, :steps]
             scale = scales[rows, index : index + 1] if self.config.normalize else None
             piece, lengths = self._decode_at_once(codes[rows, :, slot][..., :steps], scale, piece_mask, **given)
             start, samples = index * stride, piece.shape[-1]
-            if index < segments - 1 and samples < stride and mask is None:
-                raise ValueError(
-                    f"a segment of {self.config.chunk_length} samples decodes to {samples}, and the next begins after "
-                    f"{stride}: set overlap to at least {1 - samples / self.config.chunk_length:.2g}."
-                )
+            sizes = torch.full((len(piece),), samples, device=piece.device) if lengths is None else lengths
+            if index < segments - 1:
+                # Rows that fill the slot and go on. Of one that does not, the end may be short, as without segments.
+                full = slice(None) if mask is None else mask[rows, slot.stop - 1 : slot.stop + 1].all(-1)
+                self._check_no_gap(sizes[full])
             if total is None:
                 end = stride * (segments - 1) + max(samples, self._slot * self.config.hop_length)
                 total = piece.new_zeros(len(codes), piece.shape[1], end, dtype=torch.float32)
                 weights = total.new_zeros(len(codes), 1, end)
                 # Triangular weights of the length of a row's first segment serve all its segments
                 # (`_linear_overlap_add` in `encodec/utils.py`).
-                sizes = torch.full((len(codes),), samples, device=piece.device) if lengths is None else lengths
                 ramp = torch.arange(1, samples + 1, device=piece.device) / (sizes[:, None, None] + 1)
                 window = 0.5 - (ramp - 0.5).abs()
             weight = window[rows, :, :samples]
@@ -127,3 +128,13 @@ class CodecSegments:
         # In place: of an hour, each of these is as large as the audio.
         total /= weights.masked_fill_(weights == 0, 1)
         return total[..., : start + samples].to(piece.dtype)
+
+    def _check_no_gap(self, sizes: Tensor) -> None:
+        """Refuse full segments that decode to so many samples each and do not reach the next one."""
+        length, stride = self.config.chunk_length, self.config.chunk_stride
+        if bool((sizes < stride).any()):
+            samples = int(sizes.min())
+            raise ValueError(
+                f"a segment of {length} samples decodes to {samples}, and the next begins after {stride}: set overlap "
+                f"to at least {1 - samples / length:.2g}."
+            )
