@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -533,8 +535,12 @@ class TestBadInput:
     def test_counts_and_rates(self, name):
         model = model_of(name)
         audio = noise(model, 1000)
-        with pytest.raises(ValueError, match="num_quantizers=9, but this model has 1 to 4"):
-            model.encode(audio, num_quantizers=9)
+        for count in (9, 0, -1, 2.0, True, "2", [2]):
+            message = re.escape(f"num_quantizers={count!r}, but this model has 1 to 4 quantizers; give a whole")
+            with pytest.raises(ValueError, match=message):
+                model.encode(audio, num_quantizers=count)
+        for count in (np.int64(2), torch.tensor(2)):
+            assert model.encode(audio, num_quantizers=count).audio_codes.shape[1] == 2
         with pytest.raises(ValueError, match="is not offered by this model; choose one of"):
             model.encode(audio, bandwidth=7.77)
         with pytest.raises(ValueError, match="not both"):
@@ -572,6 +578,38 @@ class TestBadInput:
                 model.decode(codes, scales, **masks)
 
     @every_codec
+    def test_what_is_no_tensor(self, name):
+        model = model_of(name)
+        audio, codes = noise(model, 100), torch.zeros(1, 4, 2, dtype=torch.long)
+        scales = torch.ones(1, 1) if model.config.normalize else None
+        calls = [
+            ("input_values", lambda: model.encode(audio.numpy())),
+            ("input_values", lambda: model(audio.tolist())),
+            ("padding_mask", lambda: model.encode(audio, np.ones((1, 100)))),
+            ("audio_codes", lambda: model.decode(codes.numpy(), scales)),
+            ("padding_mask", lambda: model.decode(codes, scales, padding_mask=[[1] * 100])),
+            ("codes_mask", lambda: model.decode(codes, scales, np.ones((1, 2)))),
+        ]
+        if scales is not None:
+            calls.append(("audio_scales", lambda: model.decode(codes, [[1.0]])))
+        if name in STREAMABLE:
+            calls.append(("input_values", lambda: model.encode_chunk(audio.numpy(), model.init_stream())))
+            calls.append(("audio_codes", lambda: model.decode_chunk(codes.numpy(), model.init_stream())))
+        for argument, call in calls:
+            with pytest.raises(TypeError, match=f"{argument} must be a torch.Tensor, got .*; torch.as_tensor makes"):
+                call()
+
+    @every_codec
+    def test_scales(self, name):
+        """Gains that a codec does not have would be ignored without a word."""
+        model = model_of(name)
+        codes = torch.zeros(2, 4, 2, dtype=torch.long)
+        message = r"needs audio_scales of shape \(2, 1\)" if model.config.normalize else "has none: leave them out"
+        for scales in (torch.ones(2), torch.ones(1, 1), torch.ones(2, 2)):
+            with pytest.raises(ValueError, match=message):
+                model.decode(codes, scales)
+
+    @every_codec
     def test_arguments_that_there_are_not(self, name):
         model = model_of(name)
         audio = noise(model, 1000)
@@ -589,6 +627,14 @@ class TestBadInput:
             ValueError, match=r"what init_stream\(\) of this model returned, got that of another model"
         ):
             other.encode_chunk(audio, state)
+        # A mask would reset rows 0 and 1.
+        for rows in ([False, True], torch.tensor([False, True]), np.array([False, True]), [1.0]):
+            with pytest.raises(ValueError, match=r"must be numbers of rows, such as \[0, 2\], got .* gives them"):
+                state.reset(rows)
+        for rows in (torch.tensor([1, 1]), np.array([1]), {1}, iter([1]), [torch.tensor(1)]):
+            fresh = model.init_stream(2)
+            fresh.reset(rows)
+            assert [group.rows for group in fresh.groups] == [[0], [1]]
         with pytest.raises(ValueError, match=r"what init_stream\(\) of this model returned, got NoneType"):
             model.decode_chunk(codes, None)
         with pytest.raises(TypeError, match="cannot be pickled; copy.deepcopy makes a second one"):

@@ -204,7 +204,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             **given: what a family needs beside the audio, by its `condition_names`.
 
         Raises:
-            TypeError: an argument that there is not.
+            TypeError: an argument that there is not, or that is no tensor.
             ValueError: empty, non-finite or wrongly shaped audio; a mask with padding at the left; a number of
                 quantizers or a bandwidth that the model does not have.
         """
@@ -229,7 +229,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
         Args:
             audio_codes: `(batch, codebooks, frames)` integers; fewer codebooks than the model has are fine.
-            audio_scales: `(batch, segments)`, as `encode` returned them.
+            audio_scales: `(batch, segments)`, as `encode` returned them; `None` of a codec that does not normalise.
             codes_mask: `(batch, frames)`, as `encode` returned it.
             padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros
                 where it is false.
@@ -238,11 +238,12 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
         Raises:
             TypeError: as in `encode`.
-            ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has; masks
-                that are not of these codes' rows and frames, or have padding at the left.
+            ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has; scales
+                or masks that are not of these codes' rows and frames, or masks with padding at the left.
         """
         self._check_given("decode", given)
         self._check_codes(audio_codes)
+        self._check_scales(audio_codes, audio_scales)
         audio_codes = audio_codes.long()
         if codes_mask is not None:
             segment = None if self.config.chunk_length is None else self._slot
@@ -361,7 +362,6 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         """Audio, and the rows' lengths in samples, `(batch,)`, where they differ."""
         if not self.config.normalize:
             return self._decode_normalized(codes, mask, **given)
-        self._check_scales(codes, scales, 1)
         audio, lengths = self._decode_normalized(codes, mask, **given)
         return audio * scales[..., None].to(self.dtype), lengths
 

@@ -33,12 +33,25 @@ class CodecChecks:
             return self.config.num_quantizers_for(bandwidth)
         if num_quantizers is None:
             return available
-        if not 1 <= num_quantizers <= available:
-            raise ValueError(f"num_quantizers={num_quantizers}, but this model has 1 to {available} quantizers.")
+        # True would be 1, and 2.0 break far from here.
+        whole = hasattr(num_quantizers, "__index__") and not isinstance(num_quantizers, bool)
+        if not whole or not 1 <= num_quantizers <= available:
+            raise ValueError(
+                f"num_quantizers={num_quantizers!r}, but this model has 1 to {available} quantizers; give a whole "
+                "number."
+            )
         return num_quantizers
+
+    @staticmethod
+    def _check_tensor(name: str, value: object) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor makes one of it."
+            )
 
     def _check_audio(self, input_values: Tensor, padding_mask: Tensor | None) -> Tensor | None:
         """Refuse what is not audio; the rows' lengths where they differ, else `None`."""
+        self._check_tensor("input_values", input_values)
         channels = self.config.audio_channels
         if input_values.ndim != 3 or input_values.shape[1] != channels:
             raise ValueError(
@@ -91,6 +104,7 @@ class CodecChecks:
 
         Real steps stand at the left of a row, or of each `span` steps of it; there may be none if `empty_rows`.
         """
+        CodecChecks._check_tensor(name, mask)
         if mask.ndim != 2 or len(mask) != rows or steps not in (None, mask.shape[1]):
             expected = f"({rows}, {f'{unit}s' if steps is None else steps})"
             raise ValueError(f"{name} must have shape {expected}, one entry per {unit}, got {tuple(mask.shape)}.")
@@ -108,6 +122,7 @@ class CodecChecks:
         return mask
 
     def _check_codes(self, codes: Tensor, empty: bool = False) -> None:
+        self._check_tensor("audio_codes", codes)
         available, size = self.config.num_codebooks, self.config.codebook_size
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"audio_codes must be integers, got {codes.dtype}.")
@@ -139,6 +154,7 @@ class CodecChecks:
             )
         coded = side == "decoder"
         name, channels = ("audio_codes", "codebooks") if coded else ("input_values", self.config.audio_channels)
+        self._check_tensor(name, x)
         if x.ndim != 3 or len(x) != state.batch_size or not (coded or x.shape[1] == channels):
             expected = f"({state.batch_size}, {channels}, steps)"
             raise ValueError(f"{name} must have shape {expected} in this stream, got {tuple(x.shape)}.")
@@ -170,11 +186,20 @@ class CodecChecks:
                 "cannot be streamed; use encode() and decode()."
             )
 
-    @staticmethod
-    def _check_scales(codes: Tensor, scales: Tensor | None, segments: int) -> None:
-        if scales is None or scales.shape != (len(codes), segments):
+    def _check_scales(self, codes: Tensor, scales: Tensor | None) -> None:
+        if not self.config.normalize:
+            if scales is not None:
+                raise ValueError(
+                    "audio_scales were given, but this model does not normalise its input and has none: leave them "
+                    "out, or decode with the model that made these codes."
+                )
+            return
+        if scales is not None:
+            self._check_tensor("audio_scales", scales)
+        expected = (len(codes), self.segments_of(codes.shape[-1]))
+        if scales is None or scales.shape != expected:
             got = None if scales is None else tuple(scales.shape)
             raise ValueError(
-                f"this model normalises its input: decode() needs audio_scales of shape {(len(codes), segments)}, as "
-                f"encode() returned them; got {got}."
+                f"this model normalises its input: decode() needs audio_scales of shape {expected}, as encode() "
+                f"returned them; got {got}."
             )

@@ -91,8 +91,6 @@ class CodecSegments:
     def _decode_segments(self, codes: Tensor, scales: Tensor | None, mask: Tensor | None, **given) -> Tensor:
         frames, stride = codes.shape[-1], self.config.chunk_stride
         segments = self.segments_of(frames)
-        if self.config.normalize:
-            self._check_scales(codes, scales, segments)
         if segments == 1:
             return self._decode_at_once(codes, scales, mask, **given)[0]
         total = None

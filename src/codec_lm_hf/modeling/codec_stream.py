@@ -40,11 +40,17 @@ class CodecStream:
         self.reset()
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
-        """Start `rows` (all, if `None`) anew; the other rows go on."""
+        """Start `rows` (numbers; all, if `None`) anew; the other rows go on."""
         if rows is None:
             self.groups = [_Group(list(range(self.batch_size)))]
             return
-        rows = sorted(set(rows))
+        given = rows if isinstance(rows, torch.Tensor) else torch.tensor([*rows])
+        if given.ndim != 1 or (len(given) and (given.is_floating_point() or given.dtype == torch.bool)):
+            raise ValueError(
+                f"rows must be numbers of rows, such as [0, 2], got {rows!r}; of a mask, mask.nonzero().flatten() "
+                "gives them."
+            )
+        rows = sorted({int(row) for row in given})
         outside = [row for row in rows if not 0 <= row < self.batch_size]
         if outside:
             raise ValueError(f"rows {outside} are not in this stream of batch size {self.batch_size}.")
