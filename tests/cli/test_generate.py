@@ -94,6 +94,29 @@ def test_without_a_prompt_the_model_says_that_it_needs_one(speaking, tmp_path):
     assert not (tmp_path / "a.wav").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "a.xyz"], "unknown audio format '.xyz'"),
+        (["-o", "nowhere/a.wav"], "the folder nowhere does not exist"),
+        (["-o", "."], "it is a folder"),
+        (["-o", "a.wav", "--max-seconds", "0"], "--max-seconds 0: give a positive number"),
+        (["-o", "a.wav", "--max-seconds", "-3"], "--max-seconds -3: give"),
+        (["-o", "a.wav", "--max-seconds", "nan"], "--max-seconds nan: give"),
+        (["-o", "a.wav", "--max-seconds", "inf"], "--max-seconds inf: give"),
+    ],
+)
+def test_what_cannot_be_written_or_said_is_refused_before_anything_is_generated(
+    options, message, speaking, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ValleForConditionalGeneration, "generate", lambda *_, **__: pytest.fail("it generates"))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["generate", "--model", str(speaking), "--text", TEXT, "--prompt", str(speaking / "prompt.wav")]
+    with pytest.raises((ValueError, OSError), match=message):
+        CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module", params=["musicgen-stereo", "musicgen-melody", "audiogen"])
 def playing(request, tmp_path_factory):
     """The name of a tiny model, not trained, and a directory with it, its processor, its codec, and a recording."""

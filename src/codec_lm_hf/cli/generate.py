@@ -36,15 +36,20 @@ def generate(
     Example: codec-lm generate --text "three one four" --prompt me.wav -o out.wav
     """
     import inspect
+    import math
 
     import transformers
 
     from ..modeling.auto import family_at
     from ..pretrained import is_bundled, locate
-    from ..processing.audio import load_audio
+    from ..processing.audio import file_format, load_audio
     from .common import output_file
     from .decode import write_audio
 
+    if max_seconds is not None and not 0 < max_seconds < math.inf:
+        raise ValueError(f"--max-seconds {max_seconds:g}: give a positive number, or leave it out.")
+    suffix = output.suffix or ".wav"
+    file_format(suffix)  # one that is unknown is refused before the work, not after it
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     folder = locate(model)
@@ -74,11 +79,13 @@ def generate(
     if max_seconds is not None:
         options["max_new_tokens"] = max(1, round(max_seconds * config.frame_rate))
     options = {name: value for name, value in options.items() if value is not None}
-    codes = lm.generate(**processor(text, **given), seed=seed, **options)
-    waves = [wave.numpy() for wave in processor.batch_decode(codes)]
-    if not waves[0].shape[1]:
-        raise ValueError("the model ended at once: there is nothing to write. Try another --seed.")
+    inputs = processor(text, **given)
+    # Opened first: where nothing can be written, nothing is generated.
     with output_file(output) as file:
-        write_audio(file, waves, config.sampling_rate, len(waves[0]), output.suffix or ".wav")
+        codes = lm.generate(**inputs, seed=seed, **options)
+        waves = [wave.numpy() for wave in processor.batch_decode(codes)]
+        if not waves[0].shape[1]:
+            raise ValueError("the model ended at once: there is nothing to write. Try another --seed.")
+        write_audio(file, waves, config.sampling_rate, len(waves[0]), suffix)
     if str(output) != "-":
         typer.echo(f"written to {output} ({len(waves[0][0]) / config.sampling_rate:.1f} s)")
