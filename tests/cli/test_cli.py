@@ -169,14 +169,21 @@ def test_a_codec_that_is_not_there_any_more_is_named(codecs, speech, tmp_path):
     run("encode", speech, "--codec", tmp_path / "moved" / "codec")
     (tmp_path / "moved").rename(tmp_path / "elsewhere")
     speech.unlink()
-    with pytest.raises(
-        ValueError, match=r"written by the codec '.*moved/codec', which is not here; name a copy of it"
-    ):
+    with pytest.raises(ValueError, match=r"are by the codec '.*moved/codec', which is not here; name a copy of it"):
         run("decode", speech.with_suffix(".codes"))
     run("decode", speech.with_suffix(".codes"), "--codec", tmp_path / "elsewhere" / "codec")
     speech.unlink()
     with pytest.raises(ValueError, match="decode it with"):
         run("decode", speech.with_suffix(".codes"), "--codec", codecs / "stft_codec")
+
+
+def test_a_codec_named_by_a_relative_path_is_found_from_elsewhere(codecs, speech, tmp_path, monkeypatch):
+    """As it stands there, `codecs/encodec` could be a repository's id."""
+    monkeypatch.chdir(codecs.parent)
+    run("encode", speech, "-o", tmp_path / "x.codes", "--codec", f"{codecs.name}/encodec")
+    monkeypatch.chdir(tmp_path)
+    run("decode", tmp_path / "x.codes")
+    assert f"codec: {codecs / 'encodec'}\n" in run("info", tmp_path / "x.codes")
 
 
 def test_files_of_the_bundled_codec_name_it_wherever_it_is_installed(speech):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ import numpy as np
 
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.quantization import Codebook
+from ..pretrained import is_bundled
 from .errors import BitstreamError
 
 MAGIC = b"CLMC"
@@ -48,7 +50,7 @@ class CodesHeader:
     """What a reader must know before the first code.
 
     Attributes:
-        codec: repository id or path that the codec was loaded from.
+        codec: repository id or directory that the codec was loaded from, the latter wherever it is read from.
         revision: its commit, if it came from the Hub.
         fingerprint: of its codebooks, see `fingerprint`; decoding with other codebooks gives noise.
         sampling_rate: Hz.
@@ -96,8 +98,10 @@ class CodesHeader:
     def of(cls, model: CodecPreTrainedModel, num_codebooks: int | None = None) -> CodesHeader:
         """The header of files that `model` writes with `num_codebooks` codes per frame (all by default)."""
         config = model.config
+        name = config._name_or_path or type(model).__name__
         return cls(
-            codec=config._name_or_path or type(model).__name__,
+            # From elsewhere, a relative path would be another directory's, or a repository's id.
+            codec=os.path.abspath(name) if os.path.isdir(name) else name,
             revision=model.commit,
             fingerprint=fingerprint(model),
             sampling_rate=config.sampling_rate,
@@ -107,6 +111,20 @@ class CodesHeader:
             codebook_size=config.codebook_size,
             chunk_length_s=config.chunk_length_s,
             overlap=config.overlap,
+        )
+
+    def find_codec(self) -> str:
+        """What `AutoCodecModel.from_pretrained` finds the codec by, at `revision`.
+
+        Raises:
+            BitstreamError: it is a directory that is not there.
+        """
+        name = self.codec
+        if is_bundled(name) or os.path.exists(name) or (name.count("/") == 1 and not name.startswith((".", "/"))):
+            return name
+        raise BitstreamError(
+            f"the codes are by the codec {name!r}, which is not here; name a copy of it (--codec; in a recipe, codec "
+            "in the section processor)."
         )
 
     def use_segments(self, model: CodecPreTrainedModel) -> None:

@@ -98,7 +98,7 @@ def write_from_codes(data: BinaryIO, file: BinaryIO, suffix: str, codec: str | N
 
     reader = CodesReader(data)
     header = reader.header
-    model = _codec(codec, models) if codec else _codec(_known(header), models, header.revision)
+    model = _codec(codec, models) if codec else _codec(header.find_codec(), models, header.revision)
     header.use_segments(model)
     header.check_codec(model)
     blocks = trimmed(decode_blocks(model, _shown(reader, data), lambda: reader.samples), reader)
@@ -118,20 +118,6 @@ def _shown(reader, data: BinaryIO) -> Iterator:
         for block in reader:
             bar.update(data.tell() - bar.n)
             yield block
-
-
-def _known(header) -> str:
-    """The codec that a file names.
-
-    Raises:
-        ValueError: it names a directory that is not there.
-    """
-    from .common import BUNDLED
-
-    name = header.codec
-    if name == BUNDLED or Path(name).exists() or (name.count("/") == 1 and not name.startswith((".", "/"))):
-        return name
-    raise ValueError(f"the file was written by the codec {name!r}, which is not here; name a copy of it with --codec.")
 
 
 def _kind(data: BinaryIO) -> str:

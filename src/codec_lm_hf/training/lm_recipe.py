@@ -120,7 +120,7 @@ def build_model(
         sizes = {"num_codebooks": header.num_codebooks, "codebook_size": header.codebook_size}
         processor = processor_class.for_corpus(config_of(row, section, **sizes), texts, **fields)
         model = row.load("model")(config_of(row, section, **sizes, **processor.model_fields))
-        codec = codec or header.codec
+        codec = codec or header.find_codec()
     else:
         start = checkpoint_of(start, root)
         if fields:
