@@ -6,6 +6,7 @@ import importlib
 import itertools
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import datasets
@@ -21,6 +22,7 @@ import codec_lm_hf
 from codec_lm_hf.cli import app
 from codec_lm_hf.demo.roundtrip import SPEECH
 from codec_lm_hf.processing.text import BEGIN, END
+from codec_lm_hf.training import alignment
 from codec_lm_hf.training.alignment import add_durations, best_paths, find_durations
 from codec_lm_hf.training.labelled import load_labelled
 from codec_lm_hf.training.tokenize import read_codes, read_header, tokenize, write_codes
@@ -178,3 +180,24 @@ def test_what_a_data_set_lacks_is_named(folder):
         write_codes(rows, folder[0] / "codes", folder[0] / "codes")
     with pytest.raises(FileNotFoundError, match="no data set made by codec-lm tokenize"):
         read_codes(folder[0] / "recordings")
+
+
+def test_the_command_refuses_before_it_listens(folder, tmp_path, monkeypatch):
+    """That takes hours for a large corpus; and a codec that is not here is named, not looked for on the Hub."""
+    monkeypatch.setattr(alignment, "add_durations", lambda *_: pytest.fail("it listens"))
+    shutil.copytree(folder[0] / "codes", tmp_path / "codes")
+    (tmp_path / "file").touch()
+    codes = str(tmp_path / "codes")
+
+    def align(name: str) -> None:
+        CliRunner().invoke(app, ["align", codes, "-o", str(tmp_path / name)], catch_exceptions=False)
+
+    with pytest.raises(ValueError, match="holds a data set of codes already: name another folder"):
+        align("codes")
+    with pytest.raises(FileExistsError, match="file"):
+        align("file")
+    info = tmp_path / "codes" / "dataset_info.json"
+    info.write_text(info.read_text().replace("bundled:codec", "/moved/codec"))
+    with pytest.raises(ValueError, match="by the codec '/moved/codec', which is not here; name a copy"):
+        align("new")
+    assert not (tmp_path / "new").exists()

@@ -25,11 +25,12 @@ def align(
     Example: codec-lm align codes -o aligned
     """
     from ..training.alignment import add_durations
-    from ..training.tokenize import read_codes, read_header, write_codes
+    from ..training.tokenize import new_folder, read_codes, read_header, write_codes
     from .common import load_codec
 
     rows, header = read_codes(codes), read_header(codes)
-    model = load_codec(codec or header.codec, None if codec else header.revision)
+    model = load_codec(codec or header.find_codec(), None if codec else header.revision)
     header.check_codec(model)
+    new_folder(output)
     write_codes(add_durations(rows, model, frontend, column, speaker), codes, output)
     typer.echo(f"{output}: {len(rows)} recordings aligned")

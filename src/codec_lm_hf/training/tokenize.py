@@ -241,15 +241,27 @@ def read_codes(folder: str | os.PathLike, columns: Sequence[str] | None = None) 
     return datasets.Dataset(table if wanted is None else table.replace_schema_metadata(None))
 
 
+def new_folder(path: str | os.PathLike) -> Path:
+    """A folder for `write_codes`, made if it is not there: called before the work, what is wrong is known before it.
+
+    Raises:
+        OSError: it cannot be made.
+        ValueError: it holds a data set of codes already.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / INFO).is_file() or any(folder.glob(SHARDS)):
+        raise ValueError(f"{folder} holds a data set of codes already: name another folder.")
+    return folder
+
+
 def write_codes(rows: datasets.Dataset, source: str | os.PathLike, output_dir: str | os.PathLike) -> None:
     """Write what was made of the data set of codes in the folder `source`, by other columns or rows, to a new one.
 
     Raises:
         ValueError: the new folder holds a data set of codes already.
     """
-    output, table = Path(output_dir), rows.with_format("arrow")[:]
-    if (output / INFO).is_file() or any(output.glob(SHARDS)):
-        raise ValueError(f"{output} holds a data set of codes already: name another folder.")
+    output, table = new_folder(output_dir), rows.with_format("arrow")[:]
     columns = {entry.name: str(entry.type) for entry in table.schema}
     _prepare(output, {**_read_info(Path(source)), "columns": columns})
     metadata = {**(table.schema.metadata or {}), b"codec_lm_hf": json.dumps(asdict(read_header(source))).encode()}
