@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -70,6 +71,19 @@ def test_rows_that_are_too_long_or_lack_something_are_left_out(folder, caplog):
     assert "5 of 10 rows are left out" in caplog.text
     with pytest.raises(ValueError, match="of 10 rows none can be used: each needs .*text.*, at most 3 frames"):
         in_memory(folder, longest=3)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("text", " ", "has nothing to say"), ("text", "q9", "are not in this"), ("codes", [[]] * 4, "not empty")],
+)
+def test_a_row_that_is_no_example_is_named(column, value, message, folder):
+    """One among thousands, met in the middle of training."""
+    made = examples()
+    rows = [{**row, column: value} if row["id"] == "3.wav" else row for row in read_rows([folder], made.columns)]
+    data = CodesDataset(datasets.Dataset.from_list(rows), made)
+    with pytest.raises(ValueError, match=f"row '3.wav': .*{message}"):
+        [data[place] for place in range(len(data))]
 
 
 def test_a_prompt_is_another_row_of_the_same_speaker(folder):

@@ -91,7 +91,11 @@ class Examples:
         return row[self.speaker] if self.speaker else None
 
     def __call__(self, row: Row, companions: Sequence[Row], rng: np.random.Generator) -> dict[str, Tensor]:
-        """The example of a row and of as many `companions` as it needs, the prompt's last; `rng` draws its piece."""
+        """The example of a row and of as many `companions` as it needs, the prompt's last; `rng` draws its piece.
+
+        Raises:
+            ValueError: the processor does not take the row, which is named.
+        """
         joined = [*companions[: self.join - 1], row]
         given = {
             argument: [_joined([self._value(part, column) for part in joined])]
@@ -100,7 +104,12 @@ class Examples:
         if self.prompt and self.prompt_frames is not None:
             companions = [*companions[:-1], self._piece(companions[-1], rng)]
         given |= {argument: [self._value(companions[-1], column)] for argument, column in self.prompt.items()}
-        return {name: value[0] for name, value in self.processor(**given).items()}
+        try:
+            made = self.processor(**given)
+        except ValueError as error:
+            # Among thousands of rows, it could not be found otherwise.
+            raise ValueError(f"row {row['id']!r}: {error}") from error
+        return {name: value[0] for name, value in made.items()}
 
     def _piece(self, row: Row, rng: np.random.Generator) -> Row:
         frames = row["num_frames"]
