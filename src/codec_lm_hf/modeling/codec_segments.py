@@ -107,9 +107,12 @@ class CodecSegments:
             start, samples = index * stride, piece.shape[-1]
             sizes = torch.full((len(piece),), samples, device=piece.device) if lengths is None else lengths
             if index < segments - 1:
-                # Rows that fill the slot and go on. Of one that does not, the end may be short, as without segments.
-                full = slice(None) if mask is None else mask[rows, slot.stop - 1 : slot.stop + 1].all(-1)
-                self._check_no_gap(sizes[full])
+                shortest = samples
+                if mask is not None:
+                    # Of rows that fill the slot and go on: of others the end may be short, as without segments.
+                    full = mask[rows, slot.stop - 1 : slot.stop + 1].all(-1)
+                    shortest = min(sizes[full].tolist(), default=stride)
+                self._check_no_gap(shortest)
             if total is None:
                 end = stride * (segments - 1) + max(samples, self._slot * self.config.hop_length)
                 total = piece.new_zeros(len(codes), piece.shape[1], end, dtype=torch.float32)
@@ -127,11 +130,10 @@ class CodecSegments:
         total /= weights.masked_fill_(weights == 0, 1)
         return total[..., : start + samples].to(piece.dtype)
 
-    def _check_no_gap(self, sizes: Tensor) -> None:
-        """Refuse full segments that decode to so many samples each and do not reach the next one."""
+    def _check_no_gap(self, samples: int) -> None:
+        """Refuse full segments that decode to so many samples and do not reach the next one."""
         length, stride = self.config.chunk_length, self.config.chunk_stride
-        if bool((sizes < stride).any()):
-            samples = int(sizes.min())
+        if samples < stride:
             raise ValueError(
                 f"a segment of {length} samples decodes to {samples}, and the next begins after {stride}: set overlap "
                 f"to at least {1 - samples / length:.2g}."
