@@ -39,7 +39,7 @@ _LM_EXAMPLE = """from transformers import AutoModelForTextToWaveform, AutoProces
 model = AutoModelForTextToWaveform.from_pretrained("{repo_id}")
 processor = AutoProcessor.from_pretrained("{repo_id}")
 
-inputs = processor({inputs}
+inputs = processor({inputs})
 codes = model.generate(**inputs)  # (batch, codebooks, frames)
 waves = processor.batch_decode(codes)  # of each text (channels, samples), at processor.codec.config.sampling_rate"""
 
@@ -203,19 +203,18 @@ def build_model_card(
     if row is None:
         raise ValueError(f"{type(config).__name__} is of no family of codec-lm-hf; write its model card by hand.")
     is_codec, speaks = row.kind == "codec", "TTS" in row.tasks
-    tags_of_kinds = {"codec": "feature-extraction", "lm": "text-to-speech" if speaks else "text-to-audio"}
+    pipelines = {"codec": "feature-extraction", "lm": "text-to-speech" if speaks else "text-to-audio"}
     data = ModelCardData(
         license=license,
         library_name="transformers",
-        pipeline_tag=tags_of_kinds.get(row.kind),
+        pipeline_tag=pipelines.get(row.kind),
         tags=["codec-lm-hf", config.model_type, *(["audio", "neural-audio-codec"] if is_codec else []), *(tags or [])],
     )
     example = _MODEL_EXAMPLE.format(repo_id=repo_id)
     if is_codec:
         example = _CODEC_EXAMPLE.format(repo_id=repo_id, sampling_rate=config.sampling_rate)
     elif row.kind == "lm":
-        inputs = '"good morning", audio=voice, sampling_rate=rate)  # voice: a few seconds of it, (samples,)'
-        inputs = inputs if speaks else '"a calm piano tune")'
+        inputs = '"good morning", audio=voice, sampling_rate=rate' if speaks else '"a calm piano tune"'
         example = _LM_EXAMPLE.format(repo_id=repo_id, inputs=inputs)
     unknown = "Not stated by whoever uploaded these weights; ask before you build on them."
     stated = f"`{license}`" if license else license_note or unknown

@@ -50,7 +50,7 @@ class CodesHeader:
     """What a reader must know before the first code.
 
     Attributes:
-        codec: repository id or directory that the codec was loaded from, the latter wherever it is read from.
+        codec: repository id, or absolute path of the directory, that the codec was loaded from.
         revision: its commit, if it came from the Hub.
         fingerprint: of its codebooks, see `fingerprint`; decoding with other codebooks gives noise.
         sampling_rate: Hz.

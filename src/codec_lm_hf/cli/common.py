@@ -23,6 +23,8 @@ OutputDir = Annotated[Path | None, typer.Option(help="Replaces the recipe's.")]
 MaxSteps = Annotated[int | None, typer.Option(help="Replaces the recipe's.")]
 
 STDIO = Path("-")
+# Of files of codes.
+SUFFIXES = (".codes", ".ecdc", ".lyra", ".dac")
 BUNDLED = "bundled:codec"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-SUFFIXES = (".codes", ".ecdc", ".lyra", ".dac")
+from .common import SUFFIXES
 
 
 def decode(

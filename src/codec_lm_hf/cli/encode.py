@@ -43,12 +43,12 @@ def encode(
     Example: codec-lm encode speech.wav -o speech.codes
     """
     from ..processing.audio import audio_files
-    from .common import load_codec, load_entropy_lm, pairs, run_over
+    from .common import SUFFIXES, load_codec, load_entropy_lm, pairs, run_over
 
     suffix = f".{file_format}" if file_format else ".codes"
     if output and output.suffix and not file_format and not source.is_dir():
         suffix = output.suffix
-    if suffix not in (".codes", ".ecdc", ".lyra", ".dac"):
+    if suffix not in SUFFIXES:
         raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc, .lyra or .dac (--format codes).")
     if lm is not None and suffix != ".ecdc":
         raise ValueError(f"--lm makes .ecdc files smaller and does nothing for {suffix} files: leave it out.")
