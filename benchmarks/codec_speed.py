@@ -287,6 +287,9 @@ def main(
         1200,
     ),
     memory_model: Annotated[list[str], typer.Option(help="Models to measure memory of.")] = ("encodec",),
+    memory_codec: Annotated[
+        list[str], typer.Option(help="Of PyPI, transformers, ours and 'ours fused', those to measure memory of.")
+    ] = ("PyPI", "transformers", *OURS),
     memory_limit: Annotated[float, typer.Option(help="MiB above the loaded model at which to give up.")] = 6000,
     only_ours_above: Annotated[float, typer.Option(help="Seconds above which to leave out other codecs' memory.")] = (
         1200
@@ -321,7 +324,7 @@ def main(
             (name, codec, length)
             for length in memory_seconds
             for codec in implementations[name]
-            if length and (codec in OURS or length <= only_ours_above)
+            if length and codec in memory_codec and (codec in OURS or length <= only_ours_above)
         ]
     memory_rows = [memory(*case, memory_limit) for case in tqdm(memory_cases, desc="memory", unit="case")]
     report = {
