@@ -7,7 +7,7 @@ import torch
 from transformers.generation import logits_process as processors
 
 from codec_lm_hf.modeling import code_patterns
-from tests.common.tiny_lm import TINY_LM, random_codes
+from tests.common.tiny_lm import TINY_LM, random_codes, rows
 
 FLOATS = {"atol": 1e-5, "rtol": 1e-5}
 DETAILS = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
@@ -115,6 +115,51 @@ def test_of_a_long_prompt_the_end_is_heard():
     codes = torch.cat([prompt, first], dim=-1)
     second = model.generate(**given, prompt_codes=codes[..., 24:], do_sample=False, max_new_tokens=7)
     assert torch.equal(found, torch.cat([first, second], dim=-1))
+
+
+@pytest.mark.parametrize("windows", [{}, {"window": 12, "stride": 7}], ids=["whole", "windows"])
+@pytest.mark.parametrize("name", ["musicgen", "musicgen-stereo", "musicgen-melody"])
+def test_rows_of_other_prompts_play_what_each_plays_alone(name, windows):
+    """Up to the last codebook of the last frame, beside which nothing stands there."""
+    torch.manual_seed(1)
+    model = TINY_LM[name].model_class(TINY_LM[name].config()).eval()
+    given = inputs_of(name, model, prompts=(3, 9, 1))
+    options = {"do_sample": False, "max_new_tokens": 8, **windows}
+    together = model.generate(**given, **options)
+    for row in range(3):
+        assert torch.equal(model.generate(**rows(given, row), **options)[0], together[row])
+
+
+class _After:
+    """Stops all rows after so many calls."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __call__(self, ids, scores, **kwargs):
+        self.calls -= 1
+        return torch.full((len(ids),), self.calls <= 0)
+
+
+class _Heard(list):
+    """A streamer that keeps what it gets."""
+
+    put = list.append
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("calls", [14, 15, 16])
+def test_whoever_stops_a_window_keeps_the_frames_before_it(calls):
+    """The first has 12 frames, 9 of them new, in 12 steps; the next one begins in the middle of its last frames."""
+    model, heard = TINY_LM["musicgen"].model(), _Heard()
+    given = inputs_of("musicgen", model)
+    options = {"do_sample": False, "max_new_tokens": 20, "window": 12, "stride": 7}
+    found = model.generate(**given, **options, stopping_criteria=[_After(calls)], streamer=heard)
+    assert found.shape[-1] == {14: 9, 15: 9, 16: 10}[calls]
+    assert torch.equal(torch.cat(heard, dim=-1), found)
+    assert torch.equal(found, model.generate(**given, **options)[..., : found.shape[-1]])
 
 
 def test_no_step_looks_further_back_than_its_window():

@@ -107,8 +107,17 @@ class CodePattern:
     def complete_frames(self, steps: int | Tensor) -> Tensor:
         """Leading frames of which every code stands within the first `steps` steps, of the shape of `steps`."""
         steps = torch.as_tensor(steps)
-        last = self.steps.amax(0).cummax(0).values.to(steps.device)
-        return (last < steps[..., None]).sum(-1)
+        return (self._last_steps.to(steps.device) < steps[..., None]).sum(-1)
+
+    def steps_for(self, frames: Tensor) -> Tensor:
+        """Leading steps that hold every code of so many leading frames, 0 for none; of the shape of `frames`."""
+        needed = torch.nn.functional.pad(self._last_steps + 1, (1, 0))
+        return needed.to(frames.device)[frames]
+
+    @property
+    def _last_steps(self) -> Tensor:
+        """`(frames,)`, the last step that holds a code of a frame or of one before it."""
+        return self.steps.amax(0).cummax(0).values
 
     def _places(self, device: torch.device) -> Tensor:
         return (self.slots * self.length + self.steps).to(device)

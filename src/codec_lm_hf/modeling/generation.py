@@ -100,16 +100,16 @@ class FrameFeed:
         self.lengths = lengths
         self.fed = 0
 
-    def listener(self, pattern: CodePattern, start: int, ends: Tensor) -> Listener:
-        """For the loop over a window that begins at frame `start`; see `ends_of_rows` for `ends`."""
+    def listener(self, pattern: CodePattern, start: int, known: Tensor, ends: Tensor) -> Listener:
+        """For the loop over a window that begins at frame `start`; see `ends_of_rows` for `known` and `ends`."""
         longest = int(self.lengths.max())
 
         def after_step(sequence: Tensor, steps: int, stops: Tensor, stopped: Tensor) -> None:
             complete = int(pattern.complete_frames(steps))
             if start + complete - longest > self.fed:
-                known = pattern.revert(sequence[..., :steps], NO_CODE)
-                self.codes[..., start : start + complete] = known[..., :complete]
-                self.feed(start + complete - longest, ends_of_rows(pattern, start, stops, stopped, ends))
+                found = pattern.revert(sequence[..., :steps], NO_CODE)
+                self.codes[..., start : start + complete] = found[..., :complete]
+                self.feed(start + complete - longest, ends_of_rows(pattern, start, stops, stopped, known, ends))
 
         return after_step
 
@@ -120,7 +120,9 @@ class FrameFeed:
             self.fed = frames
 
 
-def ends_of_rows(pattern: CodePattern, start: int, stops: Tensor, stopped: Tensor, ends: Tensor) -> Tensor:
+def ends_of_rows(
+    pattern: CodePattern, start: int, stops: Tensor, stopped: Tensor, known: Tensor, ends: Tensor
+) -> Tensor:
     """Frames at which rows end, where the loop over a window stopped some of them.
 
     Args:
@@ -128,6 +130,8 @@ def ends_of_rows(pattern: CodePattern, start: int, stops: Tensor, stopped: Tenso
         start: its first frame.
         stops: `(batch,)` steps at which rows stopped.
         stopped: `(batch,)` bool, whether they did.
+        known: `(batch,)` frames that they had before the window, which they keep.
         ends: `(batch,)` frames at which they end if they did not.
     """
-    return torch.where(stopped, torch.minimum(start + pattern.complete_frames(stops), ends), ends)
+    complete = torch.maximum(start + pattern.complete_frames(stops), known)
+    return torch.where(stopped, torch.minimum(complete, ends), ends)

@@ -379,9 +379,12 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         new = window if new is None else new
         total = int(lengths.max()) + new
         codes = nn.functional.pad(prompt, (0, total - prompt.shape[-1]), value=NO_CODE)
-        codes = codes.masked_fill(codes == NO_CODE, TO_GENERATE)
         ends, stopped, runs = lengths + new, torch.zeros_like(lengths, dtype=torch.bool), []
+        # A row with a shorter prompt ends earlier: alone, nothing would stand beside its last frames.
+        beyond = torch.arange(total, device=codes.device) >= ends[:, None]
+        codes = codes.masked_fill(codes == NO_CODE, TO_GENERATE).masked_fill(beyond[:, None], config.special_id)
         feed = None if streamer is None else FrameFeed(streamer, codes, lengths)
+        known = lengths
         for start in range(0, total, stride):
             end = min(start + window, total)
             if stopped.all():
@@ -389,22 +392,25 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             if (codes[..., start:end] != TO_GENERATE).all():
                 continue
             melody = melodies
-            if melody is not None and total > window:
-                melody = [self._melody_from(row, start, window) for row in melody]
+            if melody is not None:
+                longer = (lengths + new > window).tolist()
+                melody = [
+                    self._melody_from(row, start, window) if cut else row
+                    for row, cut in zip(melody, longer, strict=True)
+                ]
             pattern = code_patterns.delay(end - start, config.delays)
             sequence = pattern.build(codes[..., start:end], config.special_id)
             state = self._begin(states, mask, melody, joint_padding, decoding, pattern.length)
-            listener = None if feed is None else feed.listener(pattern, start, ends)
-            limits = torch.where(stopped, 0, pattern.length)
+            listener = None if feed is None else feed.listener(pattern, start, known, ends)
+            limits = pattern.steps_for((ends - start).clamp(0, end - start)).masked_fill(stopped, 0)
             run = self._run_steps(sequence, state, decoding, limits=limits, listener=listener)
             codes[..., start:end] = pattern.revert(run.sequence, config.special_id)
-            ends = ends_of_rows(pattern, start, run.ends, run.stopped, ends)
-            stopped = stopped | run.stopped
+            ends = ends_of_rows(pattern, start, run.ends, run.stopped, known, ends)
+            stopped, known = stopped | run.stopped, torch.minimum(known.clamp(min=end), ends)
             runs.append(run)
         frames = int((ends - lengths).clamp(min=0).max())
         if feed is not None:
             feed.feed(frames, ends)
-        # A row with a shorter prompt has played on beyond what was asked for.
         found = frames_after(codes, lengths, ends, 0, frames)
         if not decoding.options.return_dict_in_generate:
             return found
