@@ -606,6 +606,26 @@ def test_weights_of_eight_bits(name, tmp_path):
             work()
 
 
+@pytest.mark.parametrize("name", ["valle", "musicgen"])
+def test_adapters_are_merged_before_weights_are_packed(name):
+    """PEFT casts what an adapter gets to the type of its weights: of eight bits, nothing would be left of it."""
+    peft = pytest.importorskip("peft")
+    case = TINY_LM[name]
+    adapted = peft.get_peft_model(case.model(), peft.LoraConfig(r=4, target_modules=["in_proj", "out_proj"]))
+    torch.manual_seed(0)
+    for key, weight in adapted.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(weight)
+    inputs = case.batch(RAGGED)
+    expected = loss_of(adapted.eval(), inputs)
+    for pack in (adapted.to_int8, adapted.to_float16):
+        with pytest.raises(ValueError, match="in_proj has an adapter, .* merge adapters before"):
+            pack()
+    assert torch.equal(loss_of(adapted, inputs), expected)
+    merged = adapted.merge_and_unload().to_int8()
+    torch.testing.assert_close(loss_of(merged, inputs), expected, atol=0.02, rtol=0.02)
+
+
 @every_lm
 @needs_x86
 def test_weights_in_half_precision(name, tmp_path, caplog):

@@ -203,9 +203,9 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             The model.
 
         Raises:
-            ValueError: after `to_int8` or `to_float16`.
+            ValueError: after `to_int8` or `to_float16`, or with adapters.
         """
-        self._refuse_packed("packed again")
+        self._check_packable()
         to_float16(self)
         if not self._is_packed():
             logger.warning(
@@ -225,9 +225,9 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             The model.
 
         Raises:
-            ValueError: after `to_int8` or `to_float16`.
+            ValueError: after `to_int8` or `to_float16`, or with adapters.
         """
-        self._refuse_packed("packed again")
+        self._check_packable()
         to_int8(self)
         return self.eval().requires_grad_(False)
 
@@ -242,6 +242,16 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
 
     def _is_packed(self) -> bool:
         return any(isinstance(part, (Float16Linear, Int8Linear)) for part in self.modules())
+
+    def _check_packable(self) -> None:
+        self._refuse_packed("packed again")
+        # PEFT's name for the layer that an adapter wraps. It casts what it computes to the type of its weights.
+        wrapped = [name for name, part in self.named_modules() if hasattr(part, "base_layer")]
+        if wrapped:
+            raise ValueError(
+                f"{wrapped[0]} has an adapter, which to_int8() and to_float16() would spoil: merge adapters before "
+                "(merge_and_unload() of PEFT's model), or take them off."
+            )
 
     def _refuse_packed(self, purpose: str) -> None:
         if self._is_packed():
