@@ -715,9 +715,13 @@ def test_arguments_that_do_nothing_are_refused(name):
         ({"output_attentions": True}, "no argument 'output_attentions'"),
         ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not supported"),
         ({"max_new_tokens": 0}, "max_new_tokens. must be greater than 0, but is 0"),
+        ({"max_new_tokens": 7.5}, "max_new_tokens must be a whole number of frames, got 7.5"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.generate(**given, **options)
+    if not case.ends or case.fields.get("monotonic_alignment"):
+        with pytest.raises(ValueError, match=r"penalty=\(3, 1.1\) is not supported: no code of this model ends a row"):
+            model.generate(**given, exponential_decay_length_penalty=(3, 1.1))
     settings = copy.deepcopy(model.generation_config)
     settings.max_length = 9
     with (

@@ -178,6 +178,7 @@ def test_no_step_looks_further_back_than_its_window():
     [
         ({"stride": 21}, "stride must be in 1..20, the window; got 21"),
         ({"stride": 0}, "stride must be in 1..20"),
+        ({"stride": 12.5}, "stride must be a whole number of frames, got 12.5"),
         ({"prompt_codes": torch.zeros(2, 4, 3, dtype=torch.long)}, "prompt_codes has 2 rows, the text 3"),
         ({"prompt_codes": torch.full((3, 4, 3), 20)}, "prompt_codes must lie in 0..19"),
     ],

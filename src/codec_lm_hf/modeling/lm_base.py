@@ -397,6 +397,11 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         given = {} if generation_config is None else generation_config.to_diff_dict()
         asked = {"max_length": self.generation_config.max_length, **given, **kwargs}
         self._check_options(options, asked)
+        if end_id is None and options.exponential_decay_length_penalty is not None:
+            raise ValueError(
+                f"exponential_decay_length_penalty={options.exponential_decay_length_penalty} is not supported: no "
+                "code of this model ends a row; give max_new_tokens."
+            )
         options.eos_token_id = options.pad_token_id = end_id
         options.bos_token_id = None
         self._prepare_special_tokens(options, device=self.device)
@@ -419,6 +424,9 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         for name, instead in _INSTEAD.items():
             if asked.get(name) is not None:
                 raise ValueError(f"{name}={asked[name]} is not supported by codec LMs; {instead}.")
+        for name in ("max_new_tokens", "min_new_tokens"):
+            if getattr(options, name) is not None:
+                check_frames(name, getattr(options, name))
         if options.cache_implementation not in (None, "dynamic", "static"):
             raise ValueError(
                 f"cache_implementation={options.cache_implementation!r} is not supported by codec LMs; it is "
@@ -521,6 +529,14 @@ def _generator(seed: int | torch.Generator | None) -> torch.Generator | None:
     except TypeError:
         raise ValueError(f"seed must be a whole number or a torch.Generator, got {seed!r}.") from None
     return torch.Generator().manual_seed(int(number))
+
+
+def check_frames(name: str, frames: int) -> None:
+    """Refuse a number of frames that is none, as seconds times the rate of frames often are."""
+    try:
+        operator.index(frames)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number of frames, got {frames!r}.") from None
 
 
 def guided(logits: Tensor, scale: float) -> Tensor:

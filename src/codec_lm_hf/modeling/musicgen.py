@@ -32,6 +32,7 @@ from .lm_base import (
     Decoding,
     check_codes,
     check_ends,
+    check_frames,
     code_hits,
     cross_entropy_sum,
 )
@@ -364,6 +365,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         decoding = self._decoding(fillers=1, **kwargs)
         window = int(config.max_duration * config.frame_rate) if window is None else window
         stride = int(config.extend_stride * config.frame_rate) if stride is None else stride
+        for name, frames in {"window": window, "stride": stride}.items():
+            check_frames(name, frames)
         if not 0 < stride <= window:
             raise ValueError(f"stride must be in 1..{window}, the window; got {stride}.")
         states, mask = self._read(input_ids, attention_mask, encoder_hidden_states, None)
