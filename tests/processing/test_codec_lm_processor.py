@@ -101,6 +101,20 @@ def test_texts_and_codes_become_a_batch():
     assert set(ours("one")) == {"input_ids", "attention_mask"}
 
 
+def test_a_batch_of_rows_that_hold_different_things_is_refused():
+    """What only some of them hold would be left out, or missed."""
+    made = processor()
+    rows = [
+        {key: value[0] for key, value in made("one two", **given).items()}
+        for given in ({}, {"prompt_codes": codes(4)})
+    ]
+    for order in (rows, rows[::-1]):
+        with pytest.raises(
+            ValueError, match=r"rows 0 and 1 differ in \['prompt_codes', 'prompt_text_lengths'\]: give"
+        ):
+            made.pad(order)
+
+
 def test_it_is_saved_with_its_symbols_and_its_codec_by_name(tmp_path):
     ours = processor(codec_name="bundled:codec", codec_revision="main")
     ours.save_pretrained(tmp_path)

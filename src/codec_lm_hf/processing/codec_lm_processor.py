@@ -269,7 +269,16 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
                 `prompt_codes` `(codebooks, frames)`, and what else the family's model takes: numbers, or tensors that
                 are padded at the end of their last axis.
             pad_to_multiple_of: of symbols and of frames.
+
+        Raises:
+            ValueError: rows that do not hold the same.
         """
+        for index, row in enumerate(features):
+            if other := row.keys() ^ features[0].keys():
+                raise ValueError(
+                    f"rows 0 and {index} differ in {sorted(other)}: give all rows of a batch the same, in place of a "
+                    "melody None, and batches of their own to rows with and without prompts or labels."
+                )
         batch: dict[str, Tensor] = {}
         for name in features[0]:
             rows = [torch.as_tensor(row[name]) for row in features]
