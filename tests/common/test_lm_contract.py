@@ -698,6 +698,23 @@ def test_codes_that_do_not_fit_are_refused_by_name(name):
             model(**{**inputs, "labels": labels})
 
 
+@pytest.mark.parametrize("name", ["valle", "musicgen"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32"])
+def test_codes_may_be_integers_of_any_type(name, dtype):
+    """Codes are often kept in as few bytes as they need."""
+    model, processor = TINY_LM[name].pair()
+    codes = random_codes(model.config, [7, 7])
+    small = codes.numpy().astype(dtype)
+    inputs = processor(TEXTS, prompt_codes=list(codes), target_codes=list(codes))
+    same_inputs(processor(TEXTS, prompt_codes=list(small), target_codes=list(small)), inputs)
+    texts = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    given = torch.from_numpy(small)
+    assert torch.equal(loss_of(model, {**texts, "labels": given}), loss_of(model, {**texts, "labels": codes}))
+    found, expected = (details(model, {**texts, "prompt_codes": one}).sequences for one in (given, codes))
+    assert torch.equal(found, expected)
+    np.testing.assert_array_equal(processor.decode(given[0]), processor.decode(codes[0]))
+
+
 @every_lm
 def test_arguments_that_do_nothing_are_refused(name):
     case, model = TINY_LM[name], model_of(name)

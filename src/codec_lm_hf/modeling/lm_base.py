@@ -545,8 +545,8 @@ def guided(logits: Tensor, scale: float) -> Tensor:
     return free + scale * (given - free)
 
 
-def check_codes(name: str, codes: Tensor, size: int, count: int, exact: bool = True) -> None:
-    """Refuse codes that do not fit.
+def check_codes(name: str, codes: Tensor, size: int, count: int, exact: bool = True) -> Tensor:
+    """Codes as int64, which embeddings and losses need, from integers of any type; refuses codes that do not fit.
 
     Args:
         name: of the argument, for the message.
@@ -567,14 +567,16 @@ def check_codes(name: str, codes: Tensor, size: int, count: int, exact: bool = T
         )
     if codes.is_floating_point() or codes.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, got {codes.dtype}.")
+    codes = codes.long()
     if torch.compiler.is_compiling():
-        return
+        return codes
     known = codes[codes != NO_CODE]
     if known.numel() and (known.min() < 0 or known.max() >= size):
         raise ValueError(
             f"{name} must lie in 0..{size - 1} ({NO_CODE} where a row has ended), found {int(known.min())} to "
             f"{int(known.max())}; is it another codec than the model's?"
         )
+    return codes
 
 
 def check_ends(name: str, codes: Tensor) -> Tensor:

@@ -301,7 +301,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             raise ValueError("give labels: the codes, from which the model is taught. To play, call generate.")
         self._warn_of_outputs(**kwargs)
         config = self.config
-        check_codes("labels", labels, config.codebook_size, config.num_codebooks)
+        labels = check_codes("labels", labels, config.codebook_size, config.num_codebooks)
         check_ends("labels", labels)
         states, mask = self._read(input_ids, attention_mask, encoder_hidden_states, len(labels))
         dropped = torch.rand(len(labels), device=labels.device) < (config.condition_dropout if self.training else 0)
@@ -373,8 +373,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         melodies = self._read_melody(melody_values, melody_mask, len(states))
         prompt = states.new_empty((len(states), config.num_codebooks, 0)).long()
         if prompt_codes is not None:
-            check_codes("prompt_codes", prompt_codes, config.codebook_size, config.num_codebooks)
-            prompt = prompt_codes
+            prompt = check_codes("prompt_codes", prompt_codes, config.codebook_size, config.num_codebooks)
         lengths = check_ends("prompt_codes", prompt)
         if len(prompt) != len(states):
             raise ValueError(f"prompt_codes has {len(prompt)} rows, the text {len(states)}; give one for each.")

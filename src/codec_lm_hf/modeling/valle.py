@@ -166,7 +166,7 @@ class ValleForConditionalGeneration(ValleGenerationMixin, CodecLMPreTrainedModel
         if self.training and self.config.condition_dropout:
             without = torch.rand(len(text.ids), device=text.ids.device) < self.config.condition_dropout
             text = text.hidden(without, self.config.pad_token_id)
-        self._check_codes("labels", labels, len(text.ids))
+        labels = self._check_codes("labels", labels, len(text.ids))
         lengths = check_ends("labels", labels)
         stage, items = self.config.train_stage, kwargs.get("num_items_in_batch")
         frames = lengths.sum() if items is None else items / self.config.num_codebooks
@@ -339,8 +339,7 @@ class ValleForConditionalGeneration(ValleGenerationMixin, CodecLMPreTrainedModel
     def _prompt(self, prompt_codes: Tensor | None, batch: int) -> Tensor:
         if prompt_codes is None:
             return torch.empty(batch, self.config.num_codebooks, 0, dtype=torch.long, device=self.device)
-        self._check_codes("prompt_codes", prompt_codes, batch)
-        return prompt_codes
+        return self._check_codes("prompt_codes", prompt_codes, batch)
 
     def _frame_symbols(
         self,
@@ -380,7 +379,8 @@ class ValleForConditionalGeneration(ValleGenerationMixin, CodecLMPreTrainedModel
             )
         return torch.cat([symbols, frame_symbols(durations, codes.shape[-1])], dim=1)
 
-    def _check_codes(self, name: str, codes: Tensor, batch: int) -> None:
-        check_codes(name, codes, self.config.codebook_size, self.config.num_codebooks)
+    def _check_codes(self, name: str, codes: Tensor, batch: int) -> Tensor:
+        codes = check_codes(name, codes, self.config.codebook_size, self.config.num_codebooks)
         if len(codes) != batch:
             raise ValueError(f"{name} has {len(codes)} rows, input_ids has {batch}; give one for each.")
+        return codes

@@ -182,7 +182,7 @@ class ValleGenerationMixin:
             `(batch, codebooks, frames after the prompt)`.
         """
         text = self._text(input_ids, attention_mask)
-        self._check_codes("codes", codes, len(text.ids))
+        codes = self._check_codes("codes", codes, len(text.ids))
         if (codes == NO_CODE).any():
             raise ValueError("codes must be of one length; call continual row by row for others.")
         prefix = min(codes.shape[-1] // 2, LONGEST_PREFIX)

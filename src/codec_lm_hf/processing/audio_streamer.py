@@ -61,7 +61,7 @@ class AudioStreamer(BaseStreamer):
         """
         if not value.shape[-1]:
             return
-        check_codes("codes", value, self.processor.codebook_size, self.processor.num_codebooks, exact=False)
+        value = check_codes("codes", value, self.processor.codebook_size, self.processor.num_codebooks, exact=False)
         if not self._rows:
             self._rows = [_Row(self.processor, row) for row in value]
         self._held = value if self._held is None else torch.cat([self._held, value], dim=-1)

@@ -241,7 +241,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         if codes.ndim == 3 and codes.shape[-1] == 0:
             lengths = [0] * len(codes)
         else:
-            check_codes("codes", codes, self.codebook_size, self.num_codebooks, exact=False)
+            codes = check_codes("codes", codes, self.codebook_size, self.num_codebooks, exact=False)
             lengths = check_ends("codes", codes).tolist()
         config, waves = self.codec.config, []
         if codes.shape[1] % self._sides(config):
@@ -333,8 +333,7 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         else:
             single = isinstance(codes, (Tensor, np.ndarray)) and codes.ndim == 2
             found = [torch.as_tensor(row) for row in ([codes] if single else codes)]
-            for row in found:
-                check_codes(name, row[None], self.codebook_size, self.num_codebooks)
+            found = [check_codes(name, row[None], self.codebook_size, self.num_codebooks)[0] for row in found]
         if len(found) != rows:
             raise ValueError(f"{name}: {len(found)} for {rows} texts; give one for each.")
         return found
