@@ -79,6 +79,19 @@ def test_generation_settings_and_the_processor_go_with_it(tmp_path):
     assert theirs.feature_extractor.sampling_rate == 800
 
 
+def test_whatever_somebody_has_settled_for_generation_goes_with_it(tmp_path):
+    model, processor = saved(tmp_path / "ours")
+    model.generation_config.update(temperature=0.7, top_p=0.9, repetition_penalty=1.1, max_new_tokens=20)
+    model.save_pretrained(tmp_path / "ours")
+    codec_lm_hf.export_native(tmp_path / "ours", tmp_path / "native")
+    native = AutoModelForTextToWaveform.from_pretrained(tmp_path / "native")
+    options = native.generation_config
+    assert (options.temperature, options.top_p, options.repetition_penalty) == (0.7, 0.9, 1.1)
+    assert native.generate(**processor(["dogs"]), do_sample=False).shape == (1, 1, 20 * 16)
+    again = MusicGenLMForConditionalGeneration.from_pretrained(tmp_path / "native").generation_config
+    assert (again.temperature, again.top_p, again.top_k) == (0.7, 0.9, 250)
+
+
 def test_settings_of_melodies_are_those_that_transformers_reads(tmp_path):
     """Its extractor of them needs torchaudio, so that only its arguments are looked at."""
     saved(tmp_path / "ours", "musicgen-melody", **REAL)

@@ -274,11 +274,12 @@ def to_native(
     for name, part in {"text_encoder": text_encoder, "audio_encoder": codec}.items():
         state |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
     native.load_state_dict(state)
-    chosen = {name: getattr(model.generation_config, name) for name in ("do_sample", "top_k", "guidance_scale")}
+    chosen = model.generation_config.to_diff_dict()
+    frames = chosen.pop("max_new_tokens", None) or round(config.max_duration * config.frame_rate)
     # There the steps of the delays count as new ones.
-    steps = round(config.max_duration * config.frame_rate) + config.num_codebooks // config.audio_channels - 1
+    steps = frames + config.num_codebooks // config.audio_channels - 1
     start = dict.fromkeys(("pad_token_id", "bos_token_id", "decoder_start_token_id"), config.special_id)
-    native.generation_config.update(**chosen, **start, max_length=steps)
+    native.generation_config.update(**{**chosen, **start, "max_length": steps})
     if config.num_chroma:
         features = _melody_features(config)
     else:
