@@ -155,6 +155,33 @@ def test_audio_becomes_codes_and_codes_become_audio():
 
 
 @pytest.mark.parametrize(
+    "form", [lambda x: x, torch.Tensor.numpy, torch.Tensor.tolist, lambda x: x.numpy().astype(np.uint8)]
+)
+def test_codes_come_in_any_form(form):
+    """As `encode` gives them, as a data set does, or stored in as few bytes as they need."""
+    ours = processor(codec_name="bundled:codec")
+    rows = codes(3, 5)
+    batch = torch.stack([torch.nn.functional.pad(rows[0], (0, 2), value=NO_CODE), rows[1]])
+    given = [form(row) for row in rows]
+    for row, found, expected in zip(given, ours.batch_decode(given), ours.batch_decode(batch), strict=True):
+        assert torch.equal(found, expected) and torch.equal(ours.decode(row), expected)
+    assert torch.equal(ours(TEXTS, target_codes=given)["labels"], batch)
+    padded = ours.pad([{"input_ids": [1, 2], "labels": row} for row in given])
+    assert torch.equal(padded["labels"], batch) and torch.equal(ours.batch_decode(batch.numpy())[1], expected)
+
+
+def test_codes_of_no_batch_are_refused():
+    ours = processor(codec_name="bundled:codec")
+    with pytest.raises(ValueError, match="decode takes one row of codes, got 2; batch_decode takes several"):
+        ours.decode(torch.stack(codes(3, 3)))
+    for rows in ([], [codes(3)[0], codes(3)[0][:1]], [codes(3)[0][None]]):
+        with pytest.raises(ValueError, match=r"a list of codes must hold rows \(codebooks, frames\), .* got \["):
+            ours.batch_decode(rows)
+    with pytest.raises(ValueError, match=r"codes must be integers, got torch.float32"):
+        ours.batch_decode([row.float() for row in codes(3, 5)])
+
+
+@pytest.mark.parametrize(
     ("seconds", "rate", "message"),
     [
         (0.2, 16000, "prompt 0 lasts 0.2 s; .* 0.5 to 1 s .*: give a longer recording"),

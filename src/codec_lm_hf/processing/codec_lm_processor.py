@@ -228,16 +228,18 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
         return [codes[:, mask] for codes, mask in zip(found_codes, found.codes_mask[::sides].cpu(), strict=True)]
 
     @torch.no_grad()
-    def batch_decode(self, codes: Tensor) -> list[Tensor]:
-        """Waveforms `(channels, samples)`, float32 on the CPU, of the codes that `generate` gives.
+    def batch_decode(self, codes: Tensor | np.ndarray | Sequence) -> list[Tensor]:
+        """Waveforms `(channels, samples)`, float32 on the CPU, of the codes that `generate` or `encode` give.
 
         Args:
-            codes: `(batch, codebooks, frames)`, -100 after a row's end. A row without frames becomes no samples.
-                Codes say nothing of the gain that a codec which normalises has beside them: it is 1 throughout.
+            codes: `(batch, codebooks, frames)`, -100 after a row's end; or a list of rows `(codebooks, frames)`. A row
+                without frames becomes no samples. Codes say nothing of the gain that a codec which normalises has
+                beside them: it is 1 throughout.
 
         Raises:
             ValueError: codes that are not the model's.
         """
+        codes = _batch_of(codes)
         if codes.ndim == 3 and codes.shape[-1] == 0:
             lengths = [0] * len(codes)
         else:
@@ -257,8 +259,15 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             waves.append(self.codec.decode(sides, scales).audio_values.flatten(0, 1).float().cpu())
         return waves
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """The waveform `(channels, samples)` of one row: `(codebooks, frames)` or `(1, codebooks, frames)`."""
+    def decode(self, codes: Tensor | np.ndarray | Sequence) -> Tensor:
+        """The waveform `(channels, samples)` of one row: `(codebooks, frames)` or `(1, codebooks, frames)`.
+
+        Raises:
+            ValueError: several rows, or as `batch_decode`.
+        """
+        codes = as_codes(codes)
+        if codes.ndim == 3 and len(codes) != 1:
+            raise ValueError(f"decode takes one row of codes, got {len(codes)}; batch_decode takes several.")
         return self.batch_decode(codes if codes.ndim == 3 else codes[None])[0]
 
     def pad(self, features: Sequence[dict], pad_to_multiple_of: int | None = None) -> BatchFeature:
@@ -281,10 +290,11 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
                 )
         batch: dict[str, Tensor] = {}
         for name in features[0]:
-            rows = [torch.as_tensor(row[name]) for row in features]
+            coded = name in ("labels", "prompt_codes")
+            rows = [as_codes(row[name]) if coded else torch.as_tensor(row[name]) for row in features]
             longest = max(row.shape[-1] for row in rows) if rows[0].ndim else 0
             longest += -longest % (pad_to_multiple_of or 1)
-            fill = NO_CODE if name in ("labels", "prompt_codes") else 0
+            fill = NO_CODE if coded else 0
             padded = [
                 torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=fill) if row.ndim else row
                 for row in rows
@@ -341,3 +351,23 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
     def _auto_classes(self) -> dict[str, str]:
         ours = type(self).__module__.startswith(f"{__package__}.")
         return {"AutoProcessor": type(self).__name__} if ours else {}
+
+
+def as_codes(codes: Tensor | np.ndarray | Sequence) -> Tensor:
+    """Codes of whatever integers as int64, which -100 fits into; what is no integer stays what it is."""
+    codes = torch.as_tensor(codes)
+    return codes if codes.is_floating_point() or codes.dtype == torch.bool else codes.long()
+
+
+def _batch_of(codes: Tensor | np.ndarray | Sequence) -> Tensor:
+    """Codes of a batch, or a list of rows of them, as `(batch, codebooks, frames)`."""
+    if not isinstance(codes, (list, tuple)):
+        return as_codes(codes)
+    rows = [as_codes(row) for row in codes]
+    if not rows or any(row.ndim != 2 or len(row) != len(rows[0]) for row in rows):
+        raise ValueError(
+            "a list of codes must hold rows (codebooks, frames), at least one and all with as many codebooks; got "
+            f"{[tuple(row.shape) for row in rows]}."
+        )
+    longest = max(row.shape[-1] for row in rows)
+    return torch.stack([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=NO_CODE) for row in rows])
