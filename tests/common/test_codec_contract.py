@@ -480,6 +480,18 @@ def test_tuple_output(name):
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], model.encode(audio).audio_codes)
 
 
+@every_codec
+def test_codes_scales_and_mask_come_in_the_order_of_transformers_own(name):
+    """`decode(codes, scales, padding_mask)` is how its documentation calls EnCodec."""
+    model, mask = model_of(name), mask_of([2000, 900])
+    with torch.no_grad():
+        codes = model.encode(noise(model, 2000, 2), mask)
+        named = model.decode(**codes, padding_mask=mask).audio_values
+        assert torch.equal(model.decode(codes.audio_codes, codes.audio_scales, mask)[0], named)
+    if model.config.normalize:
+        assert torch.equal(codes[1], codes.audio_scales)
+
+
 # One of each family, and those with layers that it has not.
 @pytest.mark.parametrize("name", [name for name in TINY if "-" not in name or name in OTHER_CODE])
 def test_compiles_without_graph_break(name):
@@ -588,7 +600,7 @@ class TestBadInput:
             ("padding_mask", lambda: model.encode(audio, np.ones((1, 100)))),
             ("audio_codes", lambda: model.decode(codes.numpy(), scales)),
             ("padding_mask", lambda: model.decode(codes, scales, padding_mask=[[1] * 100])),
-            ("codes_mask", lambda: model.decode(codes, scales, np.ones((1, 2)))),
+            ("codes_mask", lambda: model.decode(codes, scales, codes_mask=np.ones((1, 2)))),
         ]
         if scales is not None:
             calls.append(("audio_scales", lambda: model.decode(codes, [[1.0]])))

@@ -135,7 +135,7 @@ def check_codec(case: Case, model) -> None:
         plain = None if output.audio_scales is None else torch.ones_like(output.audio_scales)
         for name, scales in ((f"{rate}.audio", output.audio_scales), (f"{rate}.audio_no_scale", plain)):
             if name in case:
-                decoded = model.decode(output.audio_codes, scales, output.codes_mask, mask).audio_values
+                decoded = model.decode(output.audio_codes, scales, mask, output.codes_mask).audio_values
                 case.same(name, cut(decoded, case[name]), **FLOAT)
     if "forward.recon_speech" in case:
         # The original's training step of a frequency domain takes lengths that it can rebuild only.

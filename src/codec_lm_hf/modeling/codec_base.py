@@ -36,13 +36,13 @@ class CodecEncoderOutput(ModelOutput):
 
     Attributes:
         audio_codes: `(batch, codebooks, frames)` int64; 0 where `codes_mask` is false.
-        codes_mask: `(batch, frames)` bool, true on frames that belong to the row; `None` where all do.
         audio_scales: `(batch, segments)` gain of each segment, for codecs that normalise their input.
+        codes_mask: `(batch, frames)` bool, true on frames that belong to the row; `None` where all do.
     """
 
     audio_codes: Tensor | None = None
-    codes_mask: Tensor | None = None
     audio_scales: Tensor | None = None
+    codes_mask: Tensor | None = None
 
 
 @dataclass
@@ -220,8 +220,8 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         self,
         audio_codes: Tensor,
         audio_scales: Tensor | None = None,
-        codes_mask: Tensor | None = None,
         padding_mask: Tensor | None = None,
+        codes_mask: Tensor | None = None,
         return_dict: bool | None = None,
         **given,
     ) -> CodecDecoderOutput:
@@ -230,9 +230,9 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         Args:
             audio_codes: `(batch, codebooks, frames)` integers; fewer codebooks than the model has are fine.
             audio_scales: `(batch, segments)`, as `encode` returned them; `None` of a codec that does not normalise.
-            codes_mask: `(batch, frames)`, as `encode` returned it.
             padding_mask: the mask (or a mask of ones) of the encoded audio: the output gets its length, and zeros
                 where it is false.
+            codes_mask: `(batch, frames)`, as `encode` returned it.
             return_dict: `False` returns a plain tuple.
             **given: as in `encode`.
 
@@ -289,7 +289,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         else:
             codes = self._encode(input_values, lengths, count, **conditions)
             mask = padding_mask if padding_mask is not None else input_values.new_ones(input_values[:, 0].shape)
-            decoded = self.decode(codes.audio_codes, codes.audio_scales, codes.codes_mask, mask, **conditions)
+            decoded = self.decode(codes.audio_codes, codes.audio_scales, mask, codes.codes_mask, **conditions)
             audio = decoded.audio_values
             output = self.output_class(audio_values=audio, audio_codes=codes.audio_codes, codes_mask=codes.codes_mask)
         return output if self._as_dict(return_dict) else output.to_tuple()
@@ -309,8 +309,8 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             return self._encode_normalized(audio, lengths, count, **given)
         scale = self._scale(audio, lengths)
         output = self._encode_normalized(audio / scale[..., None].to(audio.dtype), lengths, count, **given)
-        output.audio_scales = scale
-        return output
+        # Made anew: what is set later comes last in a tuple.
+        return CodecEncoderOutput(**{**output, "audio_scales": scale})
 
     def _scale(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """RMS of the mean over channels, `(batch, 1)` (`_encode_frame` in `encodec/model.py`)."""

@@ -245,8 +245,8 @@ class FunCodecModel(CodecPreTrainedModel):
         self,
         audio_codes: Tensor,
         audio_scales: Tensor | None = None,
-        codes_mask: Tensor | None = None,
         padding_mask: Tensor | None = None,
+        codes_mask: Tensor | None = None,
         return_dict: bool | None = None,
         **given,
     ) -> CodecDecoderOutput:
@@ -255,7 +255,7 @@ class FunCodecModel(CodecPreTrainedModel):
             given.setdefault(
                 "whole_frames", self._whole_frames(padding_mask, self._lengths(padding_mask, len(audio_codes)))
             )
-        return super().decode(audio_codes, audio_scales, codes_mask, padding_mask, return_dict, **given)
+        return super().decode(audio_codes, audio_scales, padding_mask, codes_mask, return_dict, **given)
 
     def _whole_frames(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """Frames that each row of `audio` `(batch, ..., samples)` fills, at least one: `(batch,)`."""

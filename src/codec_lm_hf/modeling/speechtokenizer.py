@@ -92,15 +92,15 @@ class SpeechTokenizerModel(SemanticCodecModel):
         self,
         audio_codes: Tensor,
         audio_scales: Tensor | None = None,
-        codes_mask: Tensor | None = None,
         padding_mask: Tensor | None = None,
+        codes_mask: Tensor | None = None,
         return_dict: bool | None = None,
         first_quantizer: int = 0,
     ) -> CodecDecoderOutput:
         """Codes to audio.
 
         Args:
-            audio_codes, audio_scales, codes_mask, padding_mask, return_dict: as in `CodecPreTrainedModel.decode`.
+            audio_codes, audio_scales, padding_mask, codes_mask, return_dict: as in `CodecPreTrainedModel.decode`.
             first_quantizer: the quantizer that the first row of codes belongs to, the original's `st`.
 
         Raises:
@@ -108,7 +108,7 @@ class SpeechTokenizerModel(SemanticCodecModel):
         """
         if first_quantizer and audio_codes.ndim == 3:
             self._count_from(first_quantizer, audio_codes.shape[1], None)
-        return super().decode(audio_codes, audio_scales, codes_mask, padding_mask, return_dict, first=first_quantizer)
+        return super().decode(audio_codes, audio_scales, padding_mask, codes_mask, return_dict, first=first_quantizer)
 
     def _count_from(self, first: int, num_quantizers: int | None, bandwidth: float | None) -> int:
         """Quantizers of a span, checked."""
