@@ -629,6 +629,11 @@ class TestBadInput:
             model.encode(audio, num_quantizer=2)
         with pytest.raises(TypeError, match=r"(has no|unexpected keyword) argument 'scale'"):
             model.decode(model.encode(audio).audio_codes, scale=1.0)
+        # What DAC's, EnCodec's and SpeechTokenizer's own take.
+        for foreign in ("n_quantizers", "audio_codes", "first", "first_quantizer"):
+            message = f"has no argument '{foreign}'; it takes input_values, padding_mask, num_quantizers, bandwidth"
+            with pytest.raises(TypeError, match=message):
+                model(audio, **{foreign: 1})
 
     def test_streams(self):
         """Each of these would begin anew, or decode what is no code, without a word."""

@@ -102,6 +102,8 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
     # of transformers holds for loading only, and makes floats of integers.) They are also what `freeze_codes` freezes.
     _code_makers = frozenset({"analysis", "encoder", "quantizer"})
     output_class = CodecOutput  # of `forward`
+    # What `forward` takes beside its own arguments is for the codec; a Trainer would add its count of labels to it.
+    accepts_loss_kwargs = False
     _frozen_codes = False
 
     # Offline audio longer than `whole_seconds` is run as a stream of tiles of `tile_seconds`: bounded memory, and
@@ -208,7 +210,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             ValueError: empty, non-finite or wrongly shaped audio; a mask with padding at the left; a number of
                 quantizers or a bandwidth that the model does not have.
         """
-        self._check_given("encode", given)
+        self._check_given("encode", given, self.condition_names + self.choice_names)
         count = self._count(num_quantizers, bandwidth)
         lengths = self._check_audio(input_values, padding_mask)
         # Codes carry no gradient, so nothing is recorded for one.
@@ -241,7 +243,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             ValueError: codes of a wrong shape or type, out of range, or of more codebooks than the model has; scales
                 or masks that are not of these codes' rows and frames, or masks with padding at the left.
         """
-        self._check_given("decode", given)
+        self._check_given("decode", given, self.condition_names + self.choice_names)
         self._check_codes(audio_codes)
         self._check_scales(audio_codes, audio_scales)
         audio_codes = audio_codes.long()
@@ -269,27 +271,30 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         num_quantizers: int | None = None,
         bandwidth: float | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **given,
     ) -> CodecOutput:
         """Audio to codes and back. In training mode the codebooks learn, and the loss terms are returned.
 
         Args:
             input_values, padding_mask, num_quantizers, bandwidth, return_dict: as in `encode`. In training mode, with
                 neither `num_quantizers` nor `bandwidth`, `config.quantizer_dropout` applies.
-            **kwargs: conditions, as in `encode`; anything else is ignored.
+            **given: as in `encode`.
+
+        Raises:
+            TypeError, ValueError: as in `encode`.
         """
-        conditions, _ = self._split(kwargs)
+        self._check_given("forward", given, self.condition_names)
         count = self._count(num_quantizers, bandwidth)
         lengths = self._check_audio(input_values, padding_mask)
         input_values = input_values.to(self._encoder_dtype)
         if self.training:
             dropout = self.config.quantizer_dropout if num_quantizers is None and bandwidth is None else 0.0
             count = self._drop_quantizers(count, len(input_values), dropout)
-            output = self._train_step(input_values, lengths, count, **conditions)
+            output = self._train_step(input_values, lengths, count, **given)
         else:
-            codes = self._encode(input_values, lengths, count, **conditions)
+            codes = self._encode(input_values, lengths, count, **given)
             mask = padding_mask if padding_mask is not None else input_values.new_ones(input_values[:, 0].shape)
-            decoded = self.decode(codes.audio_codes, codes.audio_scales, mask, codes.codes_mask, **conditions)
+            decoded = self.decode(codes.audio_codes, codes.audio_scales, mask, codes.codes_mask, **given)
             audio = decoded.audio_values
             output = self.output_class(audio_values=audio, audio_codes=codes.audio_codes, codes_mask=codes.codes_mask)
         return output if self._as_dict(return_dict) else output.to_tuple()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -15,15 +16,17 @@ class CodecChecks:
     """The part of `CodecPreTrainedModel` that looks at what it is given."""
 
     config: CodecConfig
-    condition_names: tuple[str, ...]
-    choice_names: tuple[str, ...]
     streamable: bool
 
-    def _check_given(self, method: str, given: dict) -> None:
-        unknown = sorted(set(given) - {*self.condition_names, *self.choice_names})
+    def _check_given(self, method: str, given: dict, known: tuple[str, ...]) -> None:
+        """Refuse what a method is given beside its own arguments, unless it is known."""
+        unknown = sorted(set(given) - set(known))
         if unknown:
-            name = f"{type(self).__name__}.{method}"
-            raise TypeError(f"{name}() has no argument {unknown[0]!r}; help({name}) lists them.")
+            own = [name for name in inspect.signature(getattr(self, method)).parameters if name != "given"]
+            raise TypeError(
+                f"{type(self).__name__}.{method}() has no argument {unknown[0]!r}; it takes "
+                f"{', '.join([*own, *known])}."
+            )
 
     def _count(self, num_quantizers: int | None, bandwidth: float | None) -> int:
         available = self.config.num_codebooks
@@ -38,7 +41,7 @@ class CodecChecks:
         if not whole or not 1 <= num_quantizers <= available:
             raise ValueError(
                 f"num_quantizers={num_quantizers!r}, but this model has 1 to {available} quantizers; give a whole "
-                "number."
+                "number, or bandwidth=... for a rate in kbps."
             )
         return num_quantizers
 

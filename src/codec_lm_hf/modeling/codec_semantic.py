@@ -65,10 +65,10 @@ class SemanticCodecModel(CodecPreTrainedModel):
         num_quantizers: int | None = None,
         bandwidth: float | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **given,
     ) -> SemanticCodecOutput:
         """Audio to codes and back, and the content's features; see `CodecPreTrainedModel.forward`."""
-        output = super().forward(input_values, padding_mask, num_quantizers, bandwidth, True, **kwargs)
+        output = super().forward(input_values, padding_mask, num_quantizers, bandwidth, True, **given)
         if not self.training and self.semantic_projection is not None:
             output.semantic_features = self.semantic_features(output.audio_codes)
         return output if self._as_dict(return_dict) else output.to_tuple()
