@@ -140,6 +140,18 @@ def test_native_checkpoints_play_the_same_codes_and_audio(native, scale):
         torch.testing.assert_close(wave, row, atol=1e-5, rtol=1e-4)
 
 
+def test_inputs_without_a_text_are_native_s_and_those_of_empty_texts(native):
+    model, _, ours, processor = native
+    options = {"do_sample": False, "max_new_tokens": FRAMES}
+    inputs = ours.get_unconditional_inputs(num_samples=2)
+    codes = ours.generate(**inputs, **options)
+    assert codes.shape[0] == 2 and torch.equal(codes, ours.generate(**processor(["", ""]), **options))
+    if not ours.config.num_chroma:  # there it is a method of the processor
+        assert torch.equal(codes, native_codes(model, FRAMES, **model.get_unconditional_inputs(num_samples=2))[0])
+    with pytest.raises(ValueError, match="give input_ids or .*; get_unconditional_inputs\\(\\) makes some"):
+        ours.generate(**options)
+
+
 def test_native_prompts_are_gone_on_from(native):
     model, _, ours, processor = native
     if ours.config.num_chroma:

@@ -423,6 +423,16 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
 
         return CodecLMGenerateOutput(found, found[:, 0] != NO_CODE, stopped, steps("scores"), steps("logits"))
 
+    def get_unconditional_inputs(self, num_samples: int = 1) -> dict:
+        """What `generate` takes to play without a text, so many rows: `generate(**get_unconditional_inputs(2))`.
+
+        As in transformers' own MusicGen; a processor makes such rows of empty texts, too. Neither T5 nor tokenizer is
+        needed.
+        """
+        states = torch.zeros(num_samples, 1, self.config.text_hidden_size, device=self.device)
+        # Rows with and without condition would be the same.
+        return {"encoder_hidden_states": states, "attention_mask": states[..., 0].long(), "guidance_scale": 1.0}
+
     def _begin(
         self, states: Tensor, mask: Tensor, melody: list[Tensor] | None, joint: bool, decoding: Decoding, steps: int
     ) -> _Playing:
@@ -488,7 +498,10 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Hidden states of the texts, and which of them count."""
         if (input_ids is None) == (states is None):
-            raise ValueError("give input_ids or encoder_hidden_states, one of them.")
+            raise ValueError(
+                "give input_ids or encoder_hidden_states, one of them; get_unconditional_inputs() makes some without a "
+                "text."
+            )
         shape = (input_ids if states is None else states).shape[:2]
         mask = torch.ones(shape, device=self.device) if attention_mask is None else attention_mask
         if mask.shape != shape or 0 in shape or (batch is not None and len(mask) != batch):
