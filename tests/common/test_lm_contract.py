@@ -325,6 +325,20 @@ def test_a_seed_gives_the_same_codes_again(name):
 
 
 @every_lm
+def test_each_row_is_answered_as_often_as_asked_for(name):
+    case, model = TINY_LM[name], model_of(name)
+    given, _ = case.prompts(case.batch([5, 9]))
+    options = {"max_new_tokens": 6, "do_sample": True, "seed": 3}
+    twice = {key: value.repeat_interleave(2, dim=0) for key, value in given.items()}
+    expected = model.generate(**twice, **options)
+    assert len(expected) == 4 and not torch.equal(expected[0], expected[1])
+    assert torch.equal(model.generate(**given, **options, num_return_sequences=2), expected)
+    settings = copy.deepcopy(model.generation_config)
+    settings.update(num_return_sequences=2, **{key: options[key] for key in ("max_new_tokens", "do_sample")})
+    assert torch.equal(model.generate(**given, generation_config=settings, seed=3), expected)
+
+
+@every_lm
 def test_sampling_follows_the_generation_config(name):
     case, model = TINY_LM[name], model_of(name)
     given, _ = case.prompts(case.batch(RAGGED))
@@ -723,7 +737,8 @@ def test_arguments_that_do_nothing_are_refused(name):
         model.generate(**given, temprature=0.5)
     for options, message in [
         ({"num_beams": 3}, "num_beams=3 is not supported by codec LMs; leave it at 1"),
-        ({"num_return_sequences": 2}, "num_return_sequences=2 is not supported"),
+        ({"num_return_sequences": 0}, "num_return_sequences=0, but each row .*: give 1 or more"),
+        ({"num_return_sequences": 2, "do_sample": False}, "num_return_sequences"),
         ({"watermarking_config": {"bias": 2.0}}, "watermarking_config=.* is not supported"),
         ({"seed": 1.5}, "seed must be a whole number or a torch.Generator, got 1.5"),
         ({"stop_strings": "the end"}, "stop_strings=the end is not supported"),

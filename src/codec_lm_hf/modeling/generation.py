@@ -16,15 +16,31 @@ from .lm_base import NO_CODE
 
 
 def generates(method: Callable) -> Callable:
-    """What holds for every `generate`: no gradients, and a `streamer` that is told the end."""
+    """What holds for every `generate`: no gradients, `num_return_sequences`, a `streamer` that is told the end."""
 
     @functools.wraps(method)
     @torch.no_grad()
     def generate(self, *args, streamer: BaseStreamer | None = None, **kwargs):
         with _told_the_end(streamer):
+            config = kwargs.get("generation_config") or self.generation_config
+            count = kwargs.get("num_return_sequences", config.num_return_sequences)
+            args, kwargs = _repeated(count, args, kwargs)
             return method(self, *args, streamer=streamer, **kwargs)
 
     return generate
+
+
+def _repeated(count: int | None, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """What `generate` is given, each row so many times: its tensors all have rows."""
+    if count in (None, 1):
+        return args, kwargs
+    if count < 1:
+        raise ValueError(f"num_return_sequences={count}, but each row is played at least once: give 1 or more.")
+
+    def rows(value):
+        return value.repeat_interleave(count, dim=0) if isinstance(value, Tensor) else value
+
+    return tuple(map(rows, args)), {name: rows(value) for name, value in kwargs.items()}
 
 
 @contextmanager

@@ -43,7 +43,6 @@ TO_GENERATE = -1
 # Fields of GenerationConfig for other ways of decoding than the loop's, and the values that ask for nothing.
 _ONLY = {
     "num_beams": 1,
-    "num_return_sequences": 1,
     "num_beam_groups": 1,
     "penalty_alpha": None,
     "dola_layers": None,
