@@ -43,6 +43,7 @@ def test_cutting_and_padding_to_a_length():
     batch = MONO([tone(300), tone(100)], padding="max_length", max_length=200, truncation=True, return_tensors="np")
     assert batch["input_values"].shape == (2, 1, 200)
     assert batch["padding_mask"].sum(1).tolist() == [200, 100]
+    assert MONO([tone(300), tone(100)], padding=None)["padding_mask"].sum(1).tolist() == [300, 100]
     assert MONO(tone(300), pad_to_multiple_of=320, return_tensors="np")["input_values"].shape == (1, 1, 320)
 
 

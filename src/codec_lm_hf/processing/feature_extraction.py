@@ -34,7 +34,7 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
         self,
         raw_audio: np.ndarray | Sequence[float] | Sequence[np.ndarray],
         sampling_rate: int | None = None,
-        padding: bool | str = True,
+        padding: bool | str | None = True,
         truncation: bool = False,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
@@ -48,7 +48,7 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
             raw_audio: one recording or a list of them; each `(samples,)`, or `(channels, samples)`. Floats in [-1, 1].
             sampling_rate: Hz of `raw_audio`; taken to be the codec's own if not given.
             padding, truncation, max_length (samples), pad_to_multiple_of (samples), return_tensors: as everywhere in
-                transformers.
+                transformers; `padding=None` is `True`, as for its codecs.
             resample: convert from `sampling_rate` to the codec's rate instead of refusing another rate.
             remix: average two channels, or repeat one, instead of refusing another number than the codec's.
 
@@ -56,6 +56,8 @@ class CodecFeatureExtractor(RemoteStubMixin, SequenceFeatureExtractor):
             ValueError: no samples, NaN or infinite samples, 16-bit integers, other channels than the codec's without
                 `remix=True`, more than two of them, or another rate than the codec's without `resample=True`.
         """
+        # Transformers' own codecs have it as their default, and mean the same.
+        padding = True if padding is None else padding
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         if rate <= 0:
             raise ValueError(f"sampling_rate={rate} Hz; expected the rate of raw_audio, a positive number.")
