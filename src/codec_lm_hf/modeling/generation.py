@@ -38,7 +38,7 @@ def _repeated(count: int | None, args: tuple, kwargs: dict) -> tuple[tuple, dict
         raise ValueError(f"num_return_sequences={count}, but each row is played at least once: give 1 or more.")
 
     def rows(value):
-        return value.repeat_interleave(count, dim=0) if isinstance(value, Tensor) else value
+        return value.repeat_interleave(count, dim=0) if isinstance(value, Tensor) and value.ndim else value
 
     return tuple(map(rows, args)), {name: rows(value) for name, value in kwargs.items()}
 

@@ -499,8 +499,8 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
         """Hidden states of the texts, and which of them count."""
         if (input_ids is None) == (states is None):
             raise ValueError(
-                "give input_ids or encoder_hidden_states, one of them; get_unconditional_inputs() makes some without a "
-                "text."
+                "give input_ids or encoder_hidden_states, one of them; get_unconditional_inputs() makes some without "
+                "a text."
             )
         shape = (input_ids if states is None else states).shape[:2]
         mask = torch.ones(shape, device=self.device) if attention_mask is None else attention_mask
