@@ -155,6 +155,16 @@ def test_every_weight_gets_a_gradient_and_checkpointing_the_same_one(name):
         torch.testing.assert_close(gradients[1][key], gradient, msg=key, **CLOSE)
 
 
+@every_lm
+def test_adapters_over_frozen_weights_get_a_gradient_with_reentrant_checkpointing(name):
+    peft = pytest.importorskip("peft")
+    case = TINY_LM[name]
+    adapted = peft.get_peft_model(case.model(), peft.LoraConfig(r=2, target_modules=["in_proj", "out_proj"])).train()
+    adapted.gradient_checkpointing_enable({"use_reentrant": True})
+    loss_of(adapted, case.batch(RAGGED)).backward()
+    assert not [key for key, weight in adapted.named_parameters() if weight.requires_grad and weight.grad is None]
+
+
 class UntilLearnt(TrainerCallback):
     """Ends a training whose loss is next to nothing."""
 

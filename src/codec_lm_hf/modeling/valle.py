@@ -102,6 +102,16 @@ class ValleForConditionalGeneration(ValleGenerationMixin, CodecLMPreTrainedModel
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.ar.text_embedding = value
 
+    def enable_input_require_grads(self) -> None:
+        """As in transformers, but for both transformers, of which each reads the text by a table of its own.
+
+        Reentrant checkpointing gives no gradient where no input has one: adapters of the second would not learn.
+        """
+        super().enable_input_require_grads()
+        if self.nar is not None:
+            hook = self.nar.text_embedding.register_forward_hook(lambda *call: call[-1].requires_grad_())
+            self._require_grads_hooks.append(hook)
+
     def _code_weights(self) -> list[list[tuple[int, Tensor]]]:
         def weights(modules: nn.ModuleList, first: int) -> list[tuple[int, Tensor]]:
             return [(first + number, module.weight) for number, module in enumerate(modules)]
