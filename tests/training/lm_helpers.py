@@ -74,12 +74,12 @@ def write_recipe(path: Path, **changes) -> Path:
     return own.replace(path)
 
 
-def trainer(root: Path, output: Path, start_from=None, **changes):
+def trainer(root: Path, output: Path, start_from=None, resume: bool | None = None, **changes):
     """The trainer of the recipe with changes."""
     path = write_recipe(output.parent / f"{output.name}.yaml", **changes)
-    return build_trainer(path, root, start_from, output_dir=str(output))
+    return build_trainer(path, root, start_from, resume, output_dir=str(output))
 
 
 def train(root: Path, output: Path, start_from=None, resume: bool = False, **changes):
     """The trainer of the recipe with changes, after training."""
-    return finish(trainer(root, output, start_from, **changes), resume)
+    return finish(trainer(root, output, start_from, resume, **changes), resume)

@@ -80,8 +80,12 @@ def test_resume_goes_on_from_the_newest_checkpoint(folder):
 
 def test_checkpoints_of_an_earlier_run_are_not_mixed_with_those_of_another(folder):
     run(folder, write(folder))
+    # Before the data, which may take hours.
+    empty = write(folder, data__train=["nowhere"])
     with pytest.raises(RecipeError, match=r"checkpoint-2 is of an earlier run; go on from it \(--resume\)"):
-        run(folder, write(folder))
+        run(folder, empty)
+    with pytest.raises(RecipeError, match="new holds no checkpoint to go on from; leave --resume out"):
+        run_recipe(empty, folder, output_dir=str(folder / "new"), resume=True)
 
 
 def test_a_number_may_be_written_with_an_exponent_alone(tmp_path):

@@ -169,11 +169,15 @@ def build_trainer(
     path: str | os.PathLike,
     data_root: str | os.PathLike = ".",
     start_from: str | os.PathLike | None = None,
+    resume: bool | None = None,
     **overrides,
 ) -> CodecTrainer:
-    """The trainer of a recipe, before training; see `run_recipe`."""
+    """The trainer of a recipe, before training; see `run_recipe`.
+
+    With `resume`, `output_dir` must hold a checkpoint, and without (`False`) none; by default either will do.
+    """
     recipe = read_recipe(path, model_given=start_from is not None)
-    arguments = begin(CodecTrainingArguments, recipe["training"], overrides)
+    arguments = begin(CodecTrainingArguments, recipe["training"], overrides, resume)
     root = Path(data_root)
     model = build_model({"from": start_from} if start_from is not None else recipe["model"], root)
     discriminator = build_discriminator(recipe.get("discriminator"), root)
@@ -207,4 +211,4 @@ def run_recipe(
     Raises:
         RecipeError: see `read_recipe`.
     """
-    return finish(build_trainer(path, data_root, start_from, **overrides), resume)
+    return finish(build_trainer(path, data_root, start_from, resume, **overrides), resume)

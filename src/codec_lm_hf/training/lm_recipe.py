@@ -227,11 +227,15 @@ def build_trainer(
     path: str | os.PathLike,
     data_root: str | os.PathLike = ".",
     start_from: str | os.PathLike | None = None,
+    resume: bool | None = None,
     **overrides,
 ) -> CodecLMTrainer:
-    """The trainer of a recipe, before training; see `run_recipe`."""
+    """The trainer of a recipe, before training; see `run_recipe`.
+
+    With `resume`, `output_dir` must hold a checkpoint, and without (`False`) none; by default either will do.
+    """
     recipe = read_recipe(path, model_given=start_from is not None)
-    arguments = begin(CodecLMTrainingArguments, recipe["training"], overrides)
+    arguments = begin(CodecLMTrainingArguments, recipe["training"], overrides, resume)
     data = recipe["data"]
     train, held_out = ([Path(data_root, name) for name in data.get(part) or ()] for part in ("train", "eval"))
     folders, seed = [*train, *held_out], data.get("seed", 0)
@@ -276,4 +280,4 @@ def run_recipe(
     Raises:
         RecipeError: the recipe asks for something that does not exist.
     """
-    return finish(build_trainer(path, data_root, start_from, **overrides), resume)
+    return finish(build_trainer(path, data_root, start_from, resume, **overrides), resume)

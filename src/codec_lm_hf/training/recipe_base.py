@@ -124,31 +124,42 @@ def checkpoint_of(name: str | os.PathLike, root: Path) -> str:
     return str(folder if folder.is_dir() else name)
 
 
-def begin(arguments_class: type[Arguments], section: dict[str, Any], overrides: dict[str, Any]) -> Arguments:
+def begin(
+    arguments_class: type[Arguments], section: dict[str, Any], overrides: dict[str, Any], resume: bool | None = None
+) -> Arguments:
     """The arguments of a recipe's training section, after which everything that is drawn follows from its seed.
 
+    Args:
+        arguments_class: of the trainer.
+        section: of the recipe.
+        overrides: fields that replace the section's.
+        resume: whether training goes on from an earlier run; `None`: it is not known whether there is any training.
+
     Raises:
-        RecipeError: an override that does not exist.
+        RecipeError: an override that does not exist; an earlier run that is not to be resumed, or none that could be.
     """
     check_training(arguments_class, overrides)
     arguments = arguments_class(**{**section, **overrides})
+    if resume is not None:
+        _check_earlier_run(Path(arguments.output_dir), resume)
     set_seed(arguments.seed)
     return arguments
 
 
-def finish(trainer: SomeTrainer, resume: bool) -> SomeTrainer:
-    """Train, from the newest checkpoint if asked to, and write what came out to `output_dir`.
-
-    Raises:
-        RecipeError: there are checkpoints of an earlier run, which is not to be resumed. A later resume would take the
-            newest of both.
-    """
-    folder = Path(trainer.args.output_dir)
-    earlier = get_last_checkpoint(folder) if folder.is_dir() and not resume else None
-    if earlier is not None:
+def _check_earlier_run(folder: Path, resume: bool) -> None:
+    """Before data are read and models made, which may take hours."""
+    earlier = get_last_checkpoint(folder) if folder.is_dir() else None
+    if earlier is None and resume:
+        raise RecipeError(f"{folder} holds no checkpoint to go on from; leave --resume out, or name its output_dir.")
+    # A later resume would take the newest of both.
+    if earlier is not None and not resume:
         raise RecipeError(
             f"{earlier} is of an earlier run; go on from it (--resume), or name another output_dir, or remove it."
         )
+
+
+def finish(trainer: SomeTrainer, resume: bool) -> SomeTrainer:
+    """Train, from the newest checkpoint if asked to, and write what came out to `output_dir`."""
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.save_model()
     trainer.save_state()
