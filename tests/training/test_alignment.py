@@ -171,6 +171,8 @@ def test_what_a_data_set_lacks_is_named(folder):
     rows, codec = read_codes(folder[0] / "codes"), folder[1]
     with pytest.raises(ValueError, match="no column phonemes; it has id, codes"):
         add_durations(rows, codec, "ipa", "phonemes")
+    with pytest.raises(ValueError, match="the column 'num_frames' has no texts, but Value"):
+        add_durations(rows, codec, text_column="num_frames")
     with pytest.raises(ValueError, match="frontend must be one of 'graphemes', .* got 'runes'"):
         add_durations(rows, codec, "runes")
     with pytest.raises(ValueError, match=r"rows \[1\] have nothing in their column 'text'"):

@@ -191,6 +191,7 @@ def test_a_recipe_can_name_a_teacher(folder):
         ({"data__hub": {"path": "x"}}, "either train"),
         ({"data__train": "audio"}, r"train must be a list, such as \[audio\], got 'audio'"),
         ({"data__noise": {"folders": "noise"}}, "folders must be a list"),
+        ({"data__loudness_db": [-30, "loud"]}, "loudness_db must be a list of numbers, but has 'loud'"),
         ({"data__crop_seconds": "long"}, "crop_seconds must be a number, got 'long'"),
         ({"data__crop_seconds": 0.01}, "crop_seconds=0.01 is less than a frame of the codec, 0.02 s"),
         ({"training__max_steps": "ten"}, "max_steps must be a number, got 'ten'"),

@@ -15,9 +15,9 @@ from codec_lm_hf.training.lm_data import (
     CodesDataset,
     Examples,
     StreamCodesDataset,
-    read_column,
     read_headers,
     read_rows,
+    read_texts,
     stream_rows,
 )
 from codec_lm_hf.training.tokenize import tokenize
@@ -218,7 +218,7 @@ def test_columns_that_are_not_there_are_named(folder):
     for read in (read_rows, stream_rows):
         with pytest.raises(ValueError, match=r"has no column 'words'; it has .*beats.*codes.*speaker, text"):
             read([folder], ["codes", "words"])
-    assert list(read_column([folder], "text")) == TEXTS[:-1]
+    assert list(read_texts([folder], "text")) == TEXTS[:-1]
 
 
 def test_codes_of_different_codecs_do_not_go_together(folder, tmp_path):

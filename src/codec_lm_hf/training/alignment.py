@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..processing.text import BEGIN, END, frontend_named
 from .spectrograms import MelSpectrogram
+from .tokenize import texts_of
 
 _BANDS = 40
 _WINDOW_SECONDS = 0.025
@@ -58,7 +59,7 @@ def add_durations(
     if missing:
         raise ValueError(f"the data set has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}.")
     symbols = frontend_named(frontend)
-    texts = [[BEGIN, *symbols(text or ""), END] for text in rows[text_column]]
+    texts = [[BEGIN, *symbols(text or ""), END] for text in texts_of(rows, text_column)]
     silent = [place for place, text in enumerate(texts) if len(text) == 2]
     if silent:
         raise ValueError(f"rows {silent[:5]} have nothing in their column {text_column!r}: leave them out.")

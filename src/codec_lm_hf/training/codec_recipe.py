@@ -19,6 +19,7 @@ from .recipe_base import (
     check_lists,
     check_names,
     check_numbers,
+    check_texts,
     check_training,
     checkpoint_of,
     config_of,
@@ -58,7 +59,9 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     needed = [name for name in ("model", "data", "training") if not (name == "model" and model_given)]
     recipe = read_sections(path, _SECTIONS, needed)
     check_names("data field", recipe["data"], _DATA)
-    check_lists(recipe["data"], "train", "eval", "loudness_db")
+    check_lists(recipe["data"], "train", "eval")
+    check_lists(recipe["data"], "loudness_db", of=(int, float))
+    check_texts(recipe["data"], "column")
     check_numbers(recipe["data"], "crop_seconds", "eval_seconds", "eval_limit", "repeat", "seed")
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
@@ -72,7 +75,8 @@ def _check_noise(section: dict[str, Any] | None) -> None:
     if section is None:
         return
     check_names("noise field", section, _NOISE)
-    check_lists(section, "folders", "snr_db")
+    check_lists(section, "folders")
+    check_lists(section, "snr_db", of=(int, float))
     if not section.get("folders"):
         raise RecipeError("data.noise needs folders, a list of folders with noises.")
 

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..bitstream.codes import CodesHeader
 from ..processing.codec_lm_processor import CodecLMProcessor
 from .data import EpochDataset, without_shard
-from .tokenize import read_codes, read_header, shards_of
+from .tokenize import read_codes, read_header, shards_of, texts_of
 
 try:
     import datasets
@@ -274,10 +274,14 @@ def stream_rows(folders: Sequence[Path], columns: Iterable[str]) -> datasets.Ite
     return datasets.load_dataset("parquet", data_files=paths, split="train", streaming=True, columns=wanted)
 
 
-def read_column(folders: Sequence[Path], column: str) -> Iterator[Any]:
-    """The values of one column that are there."""
+def read_texts(folders: Sequence[Path], column: str) -> Iterator[str]:
+    """The texts of one column that are there.
+
+    Raises:
+        ValueError: there is no such column, or it has no texts.
+    """
     for folder in folders:
-        yield from filter(lambda value: value is not None, read_codes(folder, [column])[column])
+        yield from filter(lambda text: text is not None, texts_of(read_codes(folder, [column]), column))
 
 
 def has_column(folders: Sequence[Path], column: str) -> bool:

@@ -21,9 +21,9 @@ from .lm_data import (
     Examples,
     StreamCodesDataset,
     has_column,
-    read_column,
     read_headers,
     read_rows,
+    read_texts,
     stream_rows,
 )
 from .lm_trainer import CodecLMTrainer, CodecLMTrainingArguments, Speaking
@@ -33,6 +33,7 @@ from .recipe_base import (
     check_lists,
     check_names,
     check_numbers,
+    check_texts,
     check_training,
     checkpoint_of,
     config_of,
@@ -66,6 +67,8 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     check_names("evaluation field", evaluation, _EVALUATION)
     check_lists(data, "train", "eval")
     check_lists(evaluation, "judges")
+    check_texts(data, "speaker")
+    check_texts(evaluation, "text")
     check_numbers(data, "join", "max_seconds", "seed")
     check_numbers(evaluation, "rows", "seed")
     if not data.get("train"):
@@ -75,6 +78,8 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     for section, name in [*((data, name) for name in _MAPPINGS), (evaluation, "prompt"), (evaluation, "generation")]:
         if not isinstance(section.get(name, {}), dict):
             raise RecipeError(f"{name} must be a mapping, got {section[name]!r}.")
+        if name != "generation":
+            check_texts(section.get(name, {}), *section.get(name, {}))
     check_names("judge", evaluation.get("judges", ()), JUDGES)
     check_training(CodecLMTrainingArguments, recipe["training"])
     return recipe
@@ -168,9 +173,10 @@ def build_examples(
     longest = frames(section["max_seconds"]) if "max_seconds" in section else None
     piece = None
     if "prompt_seconds" in section:
-        if not isinstance(section["prompt_seconds"], list) or len(section["prompt_seconds"]) != 2:
-            raise RecipeError(f"prompt_seconds must be two numbers, from and to, got {section['prompt_seconds']!r}.")
-        piece = tuple(map(frames, section["prompt_seconds"]))
+        bounds = section["prompt_seconds"]
+        if not isinstance(bounds, list) or [type(bound) in (int, float) for bound in bounds] != [True, True]:
+            raise RecipeError(f"prompt_seconds must be two numbers, from and to, got {bounds!r}.")
+        piece = tuple(map(frames, bounds))
     return Examples(
         processor, **named, join=section.get("join", 1), speaker=speaker, longest=longest, prompt_frames=piece
     )
@@ -240,7 +246,7 @@ def build_trainer(
     train, held_out = ([Path(data_root, name) for name in data.get(part) or ()] for part in ("train", "eval"))
     folders, seed = [*train, *held_out], data.get("seed", 0)
     header = read_headers(folders)
-    texts = read_column(folders, data.get("inputs", {}).get("text", "text"))
+    texts = read_texts(folders, data.get("inputs", {}).get("text", "text"))
     section, fields = recipe.get("model", {}), recipe.get("processor", {})
     if start_from is not None:
         # Which has its own processor.

@@ -72,11 +72,23 @@ def check_names(kind: str, given: Collection[str], known: Collection[str]) -> No
         raise RecipeError(f"unknown {kind} {', '.join(map(repr, unknown))}{hint}; known: {', '.join(sorted(known))}.")
 
 
-def check_lists(section: dict[str, Any], *names: str) -> None:
-    """Refuse what is there and no list; a text would be taken for the list of its letters."""
+def check_lists(section: dict[str, Any], *names: str, of: tuple[type, ...] = (str,)) -> None:
+    """Refuse what is there and no list, or not `of` these types; a text would be taken for the list of its letters."""
     for name in names:
-        if not isinstance(section.get(name) or [], list):
-            raise RecipeError(f"{name} must be a list, such as [{section[name]}], got {section[name]!r}.")
+        value = section.get(name) or []
+        if not isinstance(value, list):
+            raise RecipeError(f"{name} must be a list, such as [{value}], got {value!r}.")
+        wrong = [entry for entry in value if not isinstance(entry, of)]
+        if wrong:
+            kinds = "texts" if of == (str,) else "numbers"
+            raise RecipeError(f"{name} must be a list of {kinds}, but has {wrong[0]!r}.")
+
+
+def check_texts(section: dict[str, Any], *names: str) -> None:
+    """Refuse what is there and no text."""
+    for name in names:
+        if not isinstance(section.get(name) or "", str):
+            raise RecipeError(f"{name} must be a text, got {section[name]!r}.")
 
 
 def check_numbers(section: dict[str, Any], *names: str) -> None:

@@ -241,6 +241,18 @@ def read_codes(folder: str | os.PathLike, columns: Sequence[str] | None = None) 
     return datasets.Dataset(table if wanted is None else table.replace_schema_metadata(None))
 
 
+def texts_of(rows: datasets.Dataset, column: str) -> datasets.Column:
+    """A column of texts, `None` where a row has none.
+
+    Raises:
+        ValueError: it has something else.
+    """
+    kind = rows.features[column]
+    if getattr(kind, "dtype", None) not in ("string", "large_string"):
+        raise ValueError(f"the column {column!r} has no texts, but {kind}; name one with texts.")
+    return rows[column]
+
+
 def new_folder(path: str | os.PathLike) -> Path:
     """A folder for `write_codes`, made if it is not there: called before the work, what is wrong is known before it.
 
