@@ -758,6 +758,11 @@ def test_arguments_that_do_nothing_are_refused(name):
         ({"cache_implementation": "quantized"}, "cache_implementation='quantized' is not supported"),
         ({"max_new_tokens": 0}, "max_new_tokens. must be greater than 0, but is 0"),
         ({"max_new_tokens": 7.5}, "max_new_tokens must be a whole number of frames, got 7.5"),
+        ({"max_new_tokens": 10**10}, "max_new_tokens=10000000000 is more than 4194304 frames"),
+        ({"seed": 2**70}, r"seed must lie from -2\*\*63 to below 2\*\*64, got 1180591620717411303424"),
+        ({"do_sample": True, "top_p": 1.5}, "top_p=1.5 is no share of the probability; give a number from 0 to 1"),
+        ({"do_sample": True, "typical_p": float("nan")}, "typical_p=nan is no share of the probability"),
+        ({"do_sample": True, "temperature": float("inf")}, "temperature=inf is not finite"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.generate(**given, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import os
 import warnings
@@ -61,6 +62,11 @@ _INSTEAD = {
     "max_length": "give max_new_tokens, in frames",
     "eos_token_id": "what ends speech is fixed in a model's configuration",
 }
+
+# Which transformers ignores where they are no share of the probability, 1.5 or NaN.
+_SHARES = ("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Room is made for all frames at once: a day of them at 50 Hz.
+_MOST_FRAMES = 1 << 22
 
 logger = logging.get_logger(__name__)
 
@@ -426,6 +432,16 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         for name in ("max_new_tokens", "min_new_tokens"):
             if getattr(options, name) is not None:
                 check_frames(name, getattr(options, name))
+        for name in _SHARES:
+            value = getattr(options, name, None)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} is no share of the probability; give a number from 0 to 1.")
+        if options.temperature is not None and not math.isfinite(options.temperature):
+            raise ValueError(f"temperature={options.temperature} is not finite; give a number above 0.")
+        if options.max_new_tokens is not None and options.max_new_tokens > _MOST_FRAMES:
+            raise ValueError(
+                f"max_new_tokens={options.max_new_tokens} is more than {_MOST_FRAMES} frames; generate less at once."
+            )
         if options.cache_implementation not in (None, "dynamic", "static"):
             raise ValueError(
                 f"cache_implementation={options.cache_implementation!r} is not supported by codec LMs; it is "
@@ -527,7 +543,9 @@ def _generator(seed: int | torch.Generator | None) -> torch.Generator | None:
         number = operator.index(seed)  # numpy's numbers are ones, too
     except TypeError:
         raise ValueError(f"seed must be a whole number or a torch.Generator, got {seed!r}.") from None
-    return torch.Generator().manual_seed(int(number))
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(f"seed must lie from -2**63 to below 2**64, got {number}.")
+    return torch.Generator().manual_seed(number)
 
 
 def check_frames(name: str, frames: int) -> None:
