@@ -136,6 +136,18 @@ def test_padding_may_be_longer_than_a_segment(name):
     assert not decoded[..., tight:].any()
 
 
+def test_a_row_begins_in_its_first_segment():
+    """And goes on in the next one, though the end of a segment may be padding."""
+    model = TINY["encodec-segments"].model()
+    slot = model._slot
+    codes, scales = torch.zeros(2, 2, 3 * slot, dtype=torch.long), torch.ones(2, 3)
+    for segment in (0, 1):
+        mask = torch.ones(2, 3 * slot, dtype=torch.bool)
+        mask[1, segment * slot : (segment + 1) * slot] = False
+        with pytest.raises(ValueError, match="codes_mask has padding before or between real frames"):
+            model.decode(codes, scales, codes_mask=mask)
+
+
 def test_gaps_between_segments_are_refused():
     model = TINY["hificodec"].model(chunk_length_s=0.3007, overlap=0.0)
     audio = noise(20000)

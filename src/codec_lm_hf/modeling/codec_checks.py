@@ -116,7 +116,8 @@ class CodecChecks:
             return mask
         after_padding = mask[:, 1:] & ~mask[:, :-1]
         if span is not None:
-            after_padding[:, span - 1 :: span] = False
+            # The end of a segment may be padding, and still the next one begins; but not after one without a frame.
+            after_padding[:, span - 1 :: span] = mask[:, span::span] & ~mask[:, :-span:span]
         if bool(after_padding.any()):
             raise ValueError(f"{name} has padding before or between real {unit}s; pad at the right.")
         empty = ~mask.any(-1)
