@@ -36,6 +36,13 @@ def test_a_csv_line_that_does_not_fit_is_named(tmp_path, line):
         read_metadata(tmp_path)
 
 
+@pytest.mark.parametrize("line", ['b.wav,"never closed,2\nc.wav,x,3', 'b.wav,"Well" he said,2'])
+def test_quotation_marks_that_do_not_fit_swallow_no_rows(tmp_path, line):
+    (tmp_path / "metadata.csv").write_text(f"file_name,text,take\na.wav,x,1\n{line}\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv, line \d is no CSV \(.*\); put a text with quotation marks"):
+        read_metadata(tmp_path)
+
+
 @pytest.mark.parametrize("line", ['{"file_name": 3}', "{", "[]", '{"text": "x"}'])
 def test_a_json_line_without_a_file_is_named(tmp_path, line):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav"}\n' + line)

@@ -18,7 +18,7 @@ def read_metadata(folder: str | Path) -> list[dict[str, Any]] | None:
     What a CSV file holds is text; JSON keeps its types.
 
     Raises:
-        ValueError: a line names no file; the file is not UTF-8.
+        ValueError: a line names no file; the file is not UTF-8, or no CSV.
     """
     for name in NAMES:
         path = Path(folder) / name
@@ -44,7 +44,8 @@ def read_text(path: Path) -> str:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     file = io.StringIO(read_text(path), newline="")
     if path.suffix == ".csv":
-        yield from _csv_rows(csv.DictReader(file), path)
+        # Strictly: a quotation mark that is never closed would make one text of all rows after it.
+        yield from _csv_rows(csv.DictReader(file, strict=True), path)
         return
     for number, line in enumerate(file, 1):
         if line.strip():
@@ -52,13 +53,23 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
-    for row in reader:
+    while (row := _next_row(reader, path)) is not None:
         if not row.get("file_name") or None in row or None in row.values():
             names = ", ".join(reader.fieldnames)
             raise ValueError(
                 f"{path}, line {reader.line_num} must fill file_name and have a field for each of {names}."
             )
         yield row
+
+
+def _next_row(reader: csv.DictReader, path: Path) -> dict[str, str] | None:
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num} is no CSV ({error}); put a text with quotation marks into such marks, and "
+            "write each of its own twice."
+        ) from error
 
 
 def _json_row(line: str, place: str) -> dict[str, Any]:
