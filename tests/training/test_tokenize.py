@@ -208,6 +208,9 @@ def test_what_is_wrong_with_metadata_is_said(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(line % "1" + '{"file_name": "b.wav", "take": "two"}')
     with pytest.raises(ValueError, match="column 'take' mixes types"):
         labelled_folder(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text(line % 10**30)
+    with pytest.raises(ValueError, match="column 'take' .* or numbers are too large"):
+        labelled_folder(tmp_path)
     with pytest.raises(ValueError, match="has no splits.*name a folder below it"):
         load_labelled(tmp_path, split="train")
     (tmp_path / "metadata.jsonl").unlink()
@@ -216,9 +219,17 @@ def test_what_is_wrong_with_metadata_is_said(tmp_path):
         labelled_folder(tmp_path)
 
 
-@pytest.mark.parametrize("speed", [0, -1, float("nan"), float("inf")])
-def test_a_speed_is_a_positive_number(speed, folder, models, tmp_path):
-    with pytest.raises(ValueError, match=f"speed={speed} must be positive numbers"):
+def test_columns_that_no_file_can_hold_are_refused_before_the_work(models, tmp_path):
+    write_noise(tmp_path / "a.wav", 0.1)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "notes": {}}')
+    with pytest.raises(ValueError, match="columns cannot be written as Parquet: .*'notes' with no child"):
+        tokenize(models["stft_codec"], labelled_folder(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("nan"), float("inf"), 1e-300, 1e300])
+def test_a_speed_is_one_that_can_be_played(speed, folder, models, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(f"speed={speed} must lie from 0.1 to 10")):
         tokenize(next(iter(models.values())), labelled_folder(folder), tmp_path / "out", speed=speed)
     assert not (tmp_path / "out").exists()
 
@@ -250,6 +261,13 @@ def test_a_data_set_keeps_its_columns_and_is_known_by_its_rows(table, folder, mo
     assert "audio" not in rows.features
     for row, path in zip(rows, sorted(folder.rglob("*.wav")), strict=False):
         assert torch.equal(torch.tensor(row["codes"]), alone(model, path)[1].audio_codes[0])
+
+
+@pytest.mark.parametrize("name", ["stft_codec", "encodec-segments"])
+def test_scales_are_the_codec_s_also_where_it_has_none(name, table, models, tmp_path):
+    tokenize(models[name], labelled_dataset(table.rename_column("speaker", "scales")), tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    assert rows["source_scales"][:] == [0, 1, 0] and ("scales" in rows.features) == (name != "stft_codec")
 
 
 def test_a_name_that_is_taken_twice_is_refused(table, models, tmp_path):

@@ -11,7 +11,10 @@ import typer
 def export_onnx(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     seconds: Annotated[
-        float, typer.Option(help="Length of the audio that the graphs take; with --dynamic, the shortest one.")
+        float,
+        typer.Option(
+            min=0, max=3600, help="Length of the audio that the graphs take; with --dynamic, the shortest one."
+        ),
     ] = 1.0,
     codec: Annotated[
         str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")

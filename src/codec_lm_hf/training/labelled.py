@@ -165,9 +165,10 @@ def _plain_row(root: Path, path: Path) -> tuple[str, dict[str, Any]] | None:
 def _column(name: str, values: list) -> pa.Array:
     try:
         column = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise ValueError(
-            f"the metadata's column {name!r} mixes types ({error}); make it one of text or numbers."
+            f"the metadata's column {name!r} mixes types, or numbers are too large ({error}); make it one of text or "
+            "numbers."
         ) from error
     # A column without a value has no type, and the next data set may have one.
     return column.cast(pa.string()) if pa.types.is_null(column.type) else column
