@@ -65,6 +65,15 @@ def test_fewer_codebooks_are_the_first_ones(folder):
     assert torch.equal(data[0]["labels"], torch.tensor(data.row(0)["codes"])[:2])
 
 
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_an_empty_text_is_none(folder, empty):
+    """As a CSV file has it."""
+    made = examples()
+    rows = read_rows([folder], made.columns).map(lambda row: {"text": empty if row["text"] == "two two" else row["text"]})
+    data = CodesDataset(rows, made)
+    assert [data.row(place)["text"] for place in range(len(data))] == [text for text in TEXTS[:-1] if text != "two two"]
+
+
 def test_rows_that_are_too_long_or_lack_something_are_left_out(folder, caplog):
     data = in_memory(folder, longest=14)
     assert [data.row(place)["num_frames"] for place in range(len(data))] == [10, 11, 12, 13, 14]

@@ -84,8 +84,7 @@ class Examples:
 
     def takes(self, row: Row) -> bool:
         """Whether a row has all that is needed, and is not too long."""
-        known = all(row[column] is not None for column in self.columns)
-        return known and (self.longest is None or row["num_frames"] <= self.longest)
+        return all(_is_known(row[column]) for column in self.columns) and (self.longest is None or row["num_frames"] <= self.longest)
 
     def speaker_of(self, row: Row) -> Any:
         return row[self.speaker] if self.speaker else None
@@ -120,6 +119,11 @@ class Examples:
     def _value(self, row: Row, column: str) -> Any:
         # The first codebooks of a residual codec are its codes at a lower rate.
         return row[column][: self.processor.num_codebooks] if column == "codes" else row[column]
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a row has a value. A CSV file has empty texts where JSON has `null`."""
+    return bool(value.strip()) if isinstance(value, str) else value is not None
 
 
 def _joined(values: list) -> Any:
