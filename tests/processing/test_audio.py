@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from codec_lm_hf.processing.audio import AudioFileError, audio_files, load_audio, save_audio, to_format
+from codec_lm_hf.demo.roundtrip import SPEECH
+from codec_lm_hf.processing.audio import (
+    AudioFileError,
+    audio_files,
+    load_audio,
+    open_audio,
+    read_blocks,
+    save_audio,
+    to_format,
+)
 
 
 def tone(samples=4800, channels=1):
@@ -25,6 +34,22 @@ def test_every_format_comes_back(suffix, tmp_path):
     assert audio.shape[1] == 4800 or not lossless
     assert np.abs(audio[:, :4000] - tone()[:, :4000]).max() < (1e-4 if lossless else 0.2)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "OPUS"), ("FLAC", "PCM_16")])
+def test_blocks_are_what_one_read_gives(container, subtype):
+    """Also of MP3 files at few kbps, whose frames hold parts of many later ones."""
+    speech, rate = soundfile.read(SPEECH)
+    data = io.BytesIO()
+    with soundfile.SoundFile(data, "w", rate, 1, subtype, format=container, compression_level=0.99) as file:
+        file.write(speech)
+    data.seek(0)
+    whole, _ = soundfile.read(data, dtype="float32")
+    data.seek(0)
+    with open_audio(data, "speech") as file:
+        blocks = list(read_blocks(file, rate))
+    assert len(blocks) > 2
+    np.testing.assert_allclose(np.concatenate(blocks, axis=1)[0], whole, atol=1e-6)
 
 
 def test_rate_and_channels_are_converted_on_request(tmp_path):

@@ -96,9 +96,21 @@ def read_blocks(file: soundfile.SoundFile, samples: int) -> Iterator[np.ndarray]
 
     `SoundFile.blocks` trusts the header: of a file that was cut short it gives as many blocks as there should be, with
     what happens to be in memory in them.
+
+    soundfile seeks before each block, after which an MP3 decoder lacks what frames before the block hold of its first
+    ones: these are read again.
     """
-    while len(block := file.read(samples, dtype="float32", always_2d=True)):
+    again = file.samplerate if file.format == "MP3" else 0
+    place = file.tell()
+    while True:
+        before = min(place, again)
+        if before:
+            file.seek(place - before)
+        block = file.read(before + samples, dtype="float32", always_2d=True)[before:]
+        if not len(block):
+            return
         yield block.T
+        place += len(block)
 
 
 def no_samples(name: str, rate: int) -> AudioFileError:
