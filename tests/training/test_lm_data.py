@@ -69,9 +69,13 @@ def test_fewer_codebooks_are_the_first_ones(folder):
 def test_an_empty_text_is_none(folder, empty):
     """As a CSV file has it."""
     made = examples()
-    rows = read_rows([folder], made.columns).map(lambda row: {"text": empty if row["text"] == "two two" else row["text"]})
+    rows = read_rows([folder], made.columns).map(
+        lambda row: {"text": empty if row["text"] == "two two" else row["text"]}
+    )
     data = CodesDataset(rows, made)
-    assert [data.row(place)["text"] for place in range(len(data))] == [text for text in TEXTS[:-1] if text != "two two"]
+    assert [data.row(place)["text"] for place in range(len(data))] == [
+        text for text in TEXTS[:-1] if text != "two two"
+    ]
 
 
 def test_rows_that_are_too_long_or_lack_something_are_left_out(folder, caplog):

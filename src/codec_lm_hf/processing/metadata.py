@@ -67,8 +67,8 @@ def _next_row(reader: csv.DictReader, path: Path) -> dict[str, str] | None:
         return next(reader, None)
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {reader.line_num} is no CSV ({error}); put a text with quotation marks into such marks, and "
-            "write each of its own twice."
+            f"{path}, line {reader.line_num} is no CSV ({error}); put a text with quotation marks into such marks, "
+            "and write each of its own twice."
         ) from error
 
 

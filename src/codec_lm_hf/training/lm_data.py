@@ -84,7 +84,9 @@ class Examples:
 
     def takes(self, row: Row) -> bool:
         """Whether a row has all that is needed, and is not too long."""
-        return all(_is_known(row[column]) for column in self.columns) and (self.longest is None or row["num_frames"] <= self.longest)
+        return all(_is_known(row[column]) for column in self.columns) and (
+            self.longest is None or row["num_frames"] <= self.longest
+        )
 
     def speaker_of(self, row: Row) -> Any:
         return row[self.speaker] if self.speaker else None
