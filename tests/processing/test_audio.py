@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import soundfile
 
 from codec_lm_hf.demo.roundtrip import SPEECH
 from codec_lm_hf.processing.audio import (
+    EXTENSIONS,
     AudioFileError,
     audio_files,
     load_audio,
@@ -24,13 +26,13 @@ def tone(samples=4800, channels=1):
     return np.stack([0.5 * np.sin(np.arange(samples) * 0.05 * (1 + channel)) for channel in range(channels)])
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".aiff", ".mp3", ".opus"])
+@pytest.mark.parametrize("suffix", EXTENSIONS)
 def test_every_format_comes_back(suffix, tmp_path):
     path = tmp_path / f"tone{suffix}"
     save_audio(path, tone(), 48000)
     audio, rate = load_audio(path)
     assert (audio.dtype, audio.shape[0], rate) == (np.float32, 1, 48000)
-    lossless = suffix in (".wav", ".flac", ".aiff")
+    lossless = suffix not in (".ogg", ".oga", ".mp3", ".opus")
     assert audio.shape[1] == 4800 or not lossless
     assert np.abs(audio[:, :4000] - tone()[:, :4000]).max() < (1e-4 if lossless else 0.2)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -140,3 +142,23 @@ def test_audio_files_are_found_at_any_depth_but_for_hidden_ones(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in audio_files(tmp_path)] == ["b.WAV", "a.flac"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="links and pipes as Unix has them")
+def test_links_to_folders_are_followed_once_and_pipes_are_no_files(tmp_path):
+    corpus, folder = tmp_path / "corpus", tmp_path / "in"
+    for place in (corpus, folder / "own"):
+        place.mkdir(parents=True)
+        (place / "a.wav").touch()
+    os.mkfifo(folder / "pipe.wav")
+    for name, target in {
+        "linked": corpus,
+        "own/back": folder,
+        "gone.wav": "nowhere",
+        ".hidden": corpus,
+        "one.wav": corpus / "a.wav",
+    }.items():
+        (folder / name).symlink_to(target)
+    (corpus / "across").symlink_to(folder)
+    found = [path.relative_to(folder).as_posix() for path in audio_files(folder)]
+    assert found == ["gone.wav", "linked/a.wav", "one.wav", "own/a.wav"]

@@ -18,11 +18,16 @@ _FORMATS = {
     ".flac": ("FLAC", "PCM_16"),
     ".wav": ("WAV", "PCM_16"),
     ".ogg": ("OGG", "VORBIS"),
+    ".oga": ("OGG", "VORBIS"),
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
     ".aiff": ("AIFF", "PCM_16"),
     ".aif": ("AIFF", "PCM_16"),
+    ".aifc": ("AIFF", "PCM_16"),
     ".au": ("AU", "PCM_16"),
+    ".caf": ("CAF", "PCM_16"),
+    ".w64": ("W64", "PCM_16"),
+    ".rf64": ("RF64", "PCM_16"),
 }
 EXTENSIONS = tuple(_FORMATS)
 # Samples written at once: libsndfile puts a block for Vorbis onto the stack, where minutes of audio have no room.
@@ -187,7 +192,18 @@ def files_below(folder: str | os.PathLike, suffixes: Sequence[str]) -> list[Path
     """Files below `folder` that end so, in upper or lower case, sorted.
 
     What is hidden is passed over, as by `datasets`: files half written, and what macOS lays beside others (`._a.wav`).
+    Links to folders are followed, but for those to a folder on the way to them. A link to nothing counts, so that it
+    is missed, and what is no file, as a pipe, does not.
     """
-    folder = Path(folder)
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders[:] = [name for name in folders if not (name.startswith(".") or _leads_back(here / name))]
+        paths = [here / name for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
+        found += [path for path in paths if path.is_file() or not path.exists()]
+    return sorted(found)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.parents)

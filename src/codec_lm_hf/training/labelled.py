@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..processing.audio import audio_files
+from ..processing.audio import audio_files, files_below
 from ..processing.metadata import NAMES, read_metadata, read_text
 from .data import audio_of, undecoded
 
@@ -140,7 +140,8 @@ def labelled_folder(folder: str | Path) -> LabelledRecordings:
 
 def _described(folder: Path) -> list[Path]:
     """Folders with metadata."""
-    return sorted({path.parent for path in folder.rglob("metadata.*") if path.name in NAMES})
+    paths = files_below(folder, [Path(name).suffix for name in NAMES])
+    return sorted({path.parent for path in paths if path.name in NAMES})
 
 
 def _described_rows(root: Path, folder: Path) -> list[tuple[str, dict[str, Any]]]:
