@@ -121,6 +121,16 @@ def test_bad_files_of_a_folder_are_named_and_the_others_done(codecs, speech, tmp
     assert [path.name for path in (tmp_path / "codes").iterdir()] == ["c.codes"]
 
 
+def test_links_to_nothing_are_named_and_the_others_done(codecs, speech, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.wav").symlink_to("nowhere.wav")
+    (folder / "b.wav").symlink_to(speech)
+    with pytest.raises(ValueError, match=r"1 of 2 files were left out:\n.*a.wav is not a file"):
+        run("encode", folder, "-o", tmp_path / "codes", "--codec", codecs / "stft_codec")
+    assert [path.name for path in (tmp_path / "codes").iterdir()] == ["b.codes"]
+
+
 def write(path, value):
     """A recording of floats that are all the same."""
     soundfile.write(path, np.full(3000, value, np.float32), 16000, subtype="FLOAT")
@@ -147,6 +157,25 @@ def test_damage_sends_nothing_to_standard_output(codecs, speech, tmp_path):
     damaged[-30] ^= 1
     done = command("decode", "-", stdin=bytes(damaged))
     assert (done.returncode, done.stdout) == (2, b"") and b"checksum" in done.stderr
+
+
+def test_links_are_written_through_and_not_replaced(codecs, speech, tmp_path):
+    """As `/dev/stdout` is one, where the shell redirects it to a file."""
+    link, file = tmp_path / "link.codes", tmp_path / "elsewhere" / "real.codes"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    run("encode", speech, "-o", link, "--codec", codecs / "stft_codec")
+    assert link.is_symlink() and file.read_bytes()[:4] == b"CLMC"
+
+
+def test_what_comes_through_a_pipe_is_read_as_a_file(codecs, speech, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    run("encode", speech, "-o", tmp_path / "x.codes", "--codec", codecs / "stft_codec")
+    writer = subprocess.Popen(["sh", "-c", 'cat "$1" > "$2"', "-", speech, pipe])
+    run("encode", pipe, "-o", tmp_path / "y.codes", "--codec", codecs / "stft_codec")
+    assert writer.wait() == 0
+    assert (tmp_path / "y.codes").read_bytes() == (tmp_path / "x.codes").read_bytes()
 
 
 def test_devices_and_pipes_are_written_to_and_not_replaced(codecs, speech, tmp_path):
@@ -332,6 +361,13 @@ def test_segments_are_refused_where_they_do_nothing(codecs, speech):
             "x.wav would be replaced by what is made of it",
         ),
         (lambda p: (p / "empty").mkdir(), ["encode", "empty"], "empty holds no file to work on"),
+        (
+            lambda p: (p / "in").mkdir(),
+            ["encode", "in", "-o", "-"],
+            "in is a folder, and standard output takes one file",
+        ),
+        (lambda p: None, ["decode", "none.codes", "-o", "x.xyz"], "unknown audio format '.xyz'"),
+        (lambda p: None, ["info", "none.codes"], "none.codes is not a file"),
         (lambda p: None, ["encode", "none.wav"], "none.wav is not a file"),
         (lambda p: (p / "x.codes").write_bytes(b"CLM"), ["decode", "x.codes"], "x.codes: the file "),
         (lambda p: (p / "x.codes").write_bytes(b"CLM"), ["info", "x.codes"], "x.codes: "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import tempfile
@@ -87,6 +88,8 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
+    # A link stays one: /dev/stdout is a link to a file where the shell redirects it to one.
+    path = Path(os.path.realpath(path))
     # Hidden and without the suffix, so that what a killed program leaves is taken for no recording; short, because the
     # name itself may be as long as names can be. Opened plainly, so that the umask counts.
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
@@ -101,25 +104,41 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def input_file(path: Path) -> Iterator[BinaryIO]:
-    """A seekable binary file; `-` is standard input, spooled to disk. What is wrong with its content names it."""
+    """A seekable binary file; standard input (`-`) and pipes are spooled to disk.
+
+    What is wrong with its content names it.
+
+    Raises:
+        ValueError: it is not there or cannot be opened.
+    """
     from ..processing.audio import AudioFileError
 
     if path != STDIO:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file.")
+        if not path.exists() or path.is_dir():
+            raise ValueError(f"{path} is not a file.")
         try:
-            with path.open("rb") as file:
-                yield file
+            source = path.open("rb")
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+        try:
+            with source as file, file if path.is_file() else _spooled(file) as seekable:
+                yield seekable
         except AudioFileError:
             # It says which file it is about, perhaps the one that is written.
             raise
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         return
+    with _spooled(sys.stdin.buffer) as spool:
+        yield spool
+
+
+@contextmanager
+def _spooled(stream: BinaryIO) -> Iterator[BinaryIO]:
     import shutil
 
     with tempfile.TemporaryFile() as spool:
-        shutil.copyfileobj(sys.stdin.buffer, spool)
+        shutil.copyfileobj(stream, spool)
         spool.seek(0)
         yield spool
 
@@ -127,11 +146,16 @@ def input_file(path: Path) -> Iterator[BinaryIO]:
 def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> list[tuple[Path, Path]]:
     """What to read and where to write: one file, or every file found in a folder, keeping its layout.
 
+    What comes from a pipe goes to standard output by default.
+
     Raises:
         FileNotFoundError: nothing to read.
-        ValueError: two files of the folder would be written to one place, or a file over itself.
+        ValueError: two files of the folder would be written to one place, or a file over itself; or a folder to
+            standard output.
     """
     if source.is_dir():
+        if output == STDIO:
+            raise ValueError(f"{source} is a folder, and standard output takes one file: name a folder with -o.")
         if not found:
             raise FileNotFoundError(f"{source} holds no file to work on.")
         target = output or source
@@ -144,7 +168,7 @@ def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> 
                 )
             taken[written] = path
         return todo
-    if source == STDIO:
+    if source == STDIO or (source.exists() and not source.is_file()):
         return [(source, output or STDIO)]
     target = output or source.with_suffix(suffix)
     if target.exists() and source.exists() and target.samefile(source):

@@ -35,11 +35,13 @@ def decode(
 
     Example: codec-lm decode speech.codes -o back.wav
     """
-    from ..processing.audio import files_below
+    from ..processing.audio import file_format, files_below
     from .common import input_file, pairs, run_over
 
     found = files_below(source, SUFFIXES) if source.is_dir() else []
     todo = pairs(source, output, found, ".wav")
+    for _, target in todo:
+        file_format(target.suffix or ".wav")  # one that is unknown is refused before the work, not after it
     there = [target for _, target in todo if output is None and target.exists()]
     if there:
         # Most likely the recording that the codes were made from.

@@ -27,9 +27,9 @@ def info(
     """
     from ..modeling.auto import family_at
     from ..pretrained import locate
-    from .common import BUNDLED
+    from .common import BUNDLED, SUFFIXES
 
-    if target and Path(target).is_file():
+    if target and (Path(target).is_file() or Path(target).suffix in SUFFIXES and not Path(target).exists()):
         rows = _file(Path(target))
     else:
         place = locate(target or BUNDLED)
