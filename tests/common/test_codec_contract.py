@@ -348,6 +348,25 @@ def test_half_precision_keeps_the_codes_of_speech(name, dtype, tmp_path):
 
 
 @every_codec
+def test_autocast_keeps_the_codes_of_speech(name):
+    """Also those of a stream, and those that a decoder learns from when codes are frozen."""
+    model = TINY[name].model()
+    speech = speech_for(model, seconds=1)
+    learn_codebooks(model, speech)
+    options = {"num_quantizers": model.config.num_codebooks}
+    part = speech[..., : model.config.chunk_stride or 4000]
+    codes, frozen = model.encode(speech).audio_codes, copy.deepcopy(model).freeze_codes().train()
+    taught = frozen(part, **options).audio_codes
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model.encode(speech).audio_codes, codes)
+        assert torch.equal(frozen(part, **options).audio_codes, taught)
+        with torch.no_grad():
+            assert torch.equal(model(speech).audio_codes, codes)
+        if name in STREAMABLE:
+            assert torch.equal(model.encode_chunk(speech, model.init_stream(1), final=True).audio_codes, codes)
+
+
+@every_codec
 @every_half
 def test_half_precision_decodes(name, dtype):
     """With noise that is a tenth of the power at most; Lyra's rounds to int8 on top."""

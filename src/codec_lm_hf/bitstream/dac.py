@@ -211,4 +211,4 @@ def _windows(model: DacCodecModel, rows: Tensor, seconds: float) -> Iterator[Ten
 
 
 def _encode_window(model: DacCodecModel, window: Tensor, count: int) -> Tensor:
-    return model.quantizer.encode(model._encode_latents(window, Unpadded()), count)
+    return model._make_codes(window, Unpadded(), count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -329,20 +330,30 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         samples = audio.shape[-1]
         if lengths is not None and self._tiled(samples):
             return self._encode_row_by_row(audio, lengths, count, **given)
-        conditions, choice = self._split(given)
         if self._tiled(samples):
             stream, codes = Stream(), []
             for piece, stream.final in pieces(audio, self._tile_frames * self.config.hop_length):
-                latents = self._encode_latents(piece, stream, **conditions)
-                if latents.shape[-1]:
-                    codes.append(self._quantize(latents, count, **choice))
+                codes.append(self._make_codes(piece, stream, count, **given))
             return CodecEncoderOutput(audio_codes=torch.cat(codes, dim=-1))
         time = None if lengths is None else TimeContext(lengths)
-        codes = self._quantize(self._encode_latents(audio, time, **conditions), count, **choice)
+        codes = self._make_codes(audio, time, count, **given)
         if lengths is None:
             return CodecEncoderOutput(audio_codes=codes)
         mask = TimeContext(self._frames_of(lengths)).mask(codes.shape[-1])
         return CodecEncoderOutput(audio_codes=codes * mask, codes_mask=mask[:, 0])
+
+    def _make_codes(self, audio: Tensor, time: TimeContext | None, count: int, **given) -> Tensor:
+        """Audio to `count` codes a frame; of a stream, perhaps of no frames yet."""
+        conditions, choice = self._split(given)
+        with self._unrounded():
+            latents = self._encode_latents(audio, time, **conditions)
+            if isinstance(time, Stream) and latents.shape[-1] == 0:
+                return latents.new_zeros(len(latents), count, 0, dtype=torch.long)
+            return self._quantize(latents, count, **choice)
+
+    def _unrounded(self) -> torch.autocast:
+        """Within this context `_code_makers` compute in the float32 that they are kept in, whatever is around it."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _encode_row_by_row(self, audio: Tensor, lengths: Tensor, count: int, **given) -> CodecEncoderOutput:
         rows = [
@@ -406,7 +417,8 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
             )
         scale = self._scale(audio, lengths)[..., None].to(audio.dtype) if self.config.normalize else 1.0
         time = None if lengths is None else TimeContext(lengths)
-        latents = self._encode_latents(audio / scale, time, **conditions)
+        with self._unrounded() if self._frozen_codes else nullcontext():
+            latents = self._encode_latents(audio / scale, time, **conditions)
         frames = latents.shape[-1]
         mask = None if lengths is None else TimeContext(self._frames_of(lengths)).mask(frames)[:, 0]
         quantization: QuantizerOutput = self.quantizer(latents, count, mask)
@@ -489,11 +501,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         parts = []
         for group in state.groups:
             group.encoder.final = final
-            latents = self._encode_latents(input_values[group.rows].to(self._encoder_dtype), group.encoder)
-            if latents.shape[-1]:
-                codes = self._quantize(latents, count)
-            else:
-                codes = latents.new_zeros(latents.shape[0], count, 0, dtype=torch.long)
+            codes = self._make_codes(input_values[group.rows].to(self._encoder_dtype), group.encoder, count)
             parts.append((group.rows, codes))
         codes, mask = join_rows(parts, state.batch_size)
         return CodecEncoderOutput(audio_codes=codes, codes_mask=mask)
