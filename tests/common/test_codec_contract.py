@@ -492,6 +492,21 @@ def test_codebooks_learn_only_in_training_forward(name):
 
 
 @every_codec
+@torch.no_grad()
+def test_no_layer_overwrites_what_a_hook_holds(name):
+    """Whoever collects features by hooks gets what the layer gave, and not what a later one made of its memory."""
+    model, held = TINY[name].model(), []
+
+    def hold(_, inputs, output):
+        held.extend((x, x.clone()) for x in (*inputs, output) if isinstance(x, torch.Tensor))
+
+    for module in model.modules():
+        module.register_forward_hook(hold)
+    model(noise(model, 2000))
+    assert held and all(torch.equal(x, before) for x, before in held)
+
+
+@every_codec
 def test_tuple_output(name):
     model = model_of(name)
     audio = noise(model, 2000)

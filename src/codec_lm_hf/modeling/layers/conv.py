@@ -357,7 +357,7 @@ class Conv1d(FoldedConv, SlidingWindow):
         return x if self.norm is None else self.norm(x, lengths_of(time))
 
     def added_to(self, y: Tensor, x: Tensor, time: TimeContext | None = None) -> Tensor:
-        """`y + self(x, time)`, in one step where no gradient is needed; `y` may be overwritten."""
+        """`y + self(x, time)`, in one step where no gradient is needed."""
         plain = self.kernel_size == 1 and self.stride == 1 and self.norm is None and lengths_of(time) is None
         if not (plain and x.shape[-1] and _runs_as_products(self.conv, x)):
             return y + self(x, time)

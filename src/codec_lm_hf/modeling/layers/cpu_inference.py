@@ -154,9 +154,9 @@ def _kernel(weight: Tensor) -> Tensor:
 
 
 def convolve_onto(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`y` plus the kernel-1 convolution of `x`; overwrites `y` `(batch, out_channels, steps)` if channels-last."""
-    total, part = steps_first(y), steps_first(x)
-    total.baddbmm_(part, _for_rows(pack(weight).flatten(1).t(), part))
+    """`y` `(batch, out_channels, steps)` plus the kernel-1 convolution of `x`, channels-last."""
+    rows, part = steps_first(y), steps_first(x)
+    total = torch.baddbmm(rows, part, _for_rows(pack(weight).flatten(1).t(), part))
     return (total if bias is None else total.add_(bias)).transpose(1, 2)
 
 
