@@ -10,6 +10,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from datasets.fingerprint import Hasher
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -289,6 +291,43 @@ def test_fuse_keeps_the_numbers_and_can_be_repeated(name, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)
+
+
+@every_codec
+def test_a_pickle_is_the_same_codec(name):
+    """Weight norm and all, which torch lets nobody pickle; and it can be fused and trained like any other."""
+    model = TINY[name].model()
+    model.encoder.requires_grad_(False)
+    audio = noise(model, 2000)
+    decoded = model(audio).audio_values
+    again = pickle.loads(pickle.dumps(model))
+    assert list(again.state_dict()) == list(model.state_dict())
+    assert_holds(again, model)
+    ours, theirs = ([parameter.requires_grad for parameter in one.parameters()] for one in (again, model))
+    assert ours == theirs and not any(module.training for module in again.modules())
+    assert torch.equal(again(audio).audio_values, decoded)
+    # As often as wanted, and a copy that is fused leaves the other one as it is.
+    third = copy.deepcopy(pickle.loads(pickle.dumps(again.train())))
+    assert all(module.training for module in third.modules())
+    torch.testing.assert_close(third.eval().fuse()(audio).audio_values, decoded, atol=ATOL, rtol=1e-4)
+    again(audio).loss.backward()
+    assert all(parameter.grad is not None for parameter in again.decoder.parameters())
+
+
+def test_datasets_map_takes_a_codec_into_its_processes_and_knows_its_weights():
+    codec = TINY["encodec"].model()
+    rows = Dataset.from_dict({"audio": [noise(codec, 1000)[0].tolist() for _ in range(4)]})
+
+    def coded(row):
+        return {"codes": codec.encode(torch.tensor(row["audio"])[None]).audio_codes[0].tolist()}
+
+    found = rows.map(coded, num_proc=2)
+    assert found["codes"][:] == rows.map(coded)["codes"][:]
+    fingerprint = Hasher.hash(coded)
+    codec.decode(codec.encode(noise(codec, 1000)).audio_codes)
+    assert Hasher.hash(coded) == fingerprint
+    torch.nn.init.ones_(codec.get_parameter("encoder.layers.0.conv.parametrizations.weight.original0"))
+    assert Hasher.hash(coded) != fingerprint
 
 
 @every_codec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
@@ -11,6 +13,7 @@ from codec_lm_hf.configuration.discriminators import CodecDiscriminatorConfig, s
 from codec_lm_hf.conversion_scripts.discriminator import CONVERTER
 from codec_lm_hf.conversion_scripts.engine import ConversionError
 from codec_lm_hf.modeling.discriminators import CodecDiscriminator
+from tests.common.weights import assert_holds
 from tests.parity.harness import Case, find_cases
 from tests.training.helpers import discriminator
 
@@ -115,6 +118,16 @@ NARROW = {
         "strides": ((1, 2), (2, 2)),
     },
 }
+
+
+@pytest.mark.parametrize("part", NARROW)
+def test_a_pickle_is_the_same_discriminator(part):
+    """Weight norm and spectral norm as well, which torch lets nobody pickle."""
+    model = CodecDiscriminator(CodecDiscriminatorConfig(parts=[NARROW[part]])).eval()
+    audio = torch.randn(1, 1, 2000)
+    again = pickle.loads(pickle.dumps(model))
+    assert_holds(again, model)
+    assert torch.equal(again(audio).logits[0], model(audio).logits[0])
 
 
 def test_descripts_lower_rates_are_whole_numbers_of_hz():

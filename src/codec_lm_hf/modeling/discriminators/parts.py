@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
 from transformers import initialization as init
+
+from ..layers.conv import picklable, weight_normed
 
 Judgement = tuple[Tensor, tuple[Tensor, ...]]
 
@@ -46,11 +48,12 @@ class SpectralNorm(nn.Module):
 def normed(conv: nn.Conv1d | nn.Conv2d, norm_type: str) -> nn.Module:
     """`conv` with the norm of its weight that `norm_type` names (`"weight_norm"`, `"spectral_norm"` or `"none"`)."""
     if norm_type == "weight_norm":
-        return parametrizations.weight_norm(conv)
+        return weight_normed(conv)
     if norm_type == "spectral_norm":
         norm = SpectralNorm(conv.out_channels, conv.weight[0].numel())
         # `unsafe` skips a trial run, which would be the first power iteration.
         parametrize.register_parametrization(conv, "weight", norm, unsafe=True)
+        picklable(conv)
     return conv
 
 

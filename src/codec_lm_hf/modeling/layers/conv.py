@@ -55,8 +55,39 @@ def with_norm(conv: nn.Module, norm_type: str, fused: bool) -> tuple[nn.Module, 
     if norm_type not in NORM_TYPES:
         raise ValueError(f"norm_type must be one of {NORM_TYPES}, got {norm_type!r}.")
     if norm_type == "weight_norm" and not fused:
-        parametrizations.weight_norm(conv)
+        weight_normed(conv)
     return conv, TimeGroupNorm(conv.out_channels) if norm_type == "time_group_norm" else None
+
+
+def weight_normed(module: nn.Module) -> nn.Module:
+    """`module`, whose `weight` weight norm computes from now on."""
+    parametrizations.weight_norm(module)
+    # Torch's hook for the parts' names in old checkpoints, which converters know; it cannot be pickled.
+    module._load_state_dict_pre_hooks.clear()
+    return picklable(module)
+
+
+def picklable(module: nn.Module) -> nn.Module:
+    """`module`, a parametrized one, so that it can be pickled.
+
+    Torch makes a class for each, which pickle cannot find again, and forbids it: a pickle says how to make another.
+    """
+    type(module).__reduce_ex__ = _reduce_parametrized
+    return module
+
+
+def _reduce_parametrized(module: nn.Module, protocol: int) -> tuple:
+    return _empty_parametrized, (type(module).__bases__[0], *module.parametrizations), dict(vars(module))
+
+
+def _empty_parametrized(base: type[nn.Module], *names: str) -> nn.Module:
+    """A module of the class that torch makes of `base` for parametrized tensors; its state comes later."""
+    module = base.__new__(base)
+    nn.Module.__init__(module)
+    for name in names:
+        module.register_parameter(name, nn.Parameter(torch.empty(0)))
+        parametrize.register_parametrization(module, name, nn.Identity(), unsafe=True)
+    return picklable(module)
 
 
 def windows_through(layers: Sequence[SlidingWindow], steps: Tensor | int) -> Tensor | int:
@@ -122,7 +153,6 @@ def fuse_weight_norm(module: nn.Module) -> None:
             made = type(part)
             part.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
             parametrize.remove_parametrizations(part, "weight")
-            part._load_state_dict_pre_hooks.clear()  # what is left of it, which cannot be pickled
         if isinstance(part, (nn.Conv1d, nn.ConvTranspose1d)):
             part.weight.data = cpu_inference.pack(part.weight.data).transpose(1, 2)
 
