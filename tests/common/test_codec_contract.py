@@ -332,7 +332,7 @@ def test_datasets_map_takes_a_codec_into_its_processes_and_knows_its_weights():
 
 @every_codec
 def test_a_fused_codec_follows_its_weights(name):
-    """Others that are loaded into it, and what training makes of them."""
+    """Others that are loaded into it, put in place of them for one call or written over them; and training."""
     model = TINY[name].model().fuse()
     audio = noise(model, 4000)
 
@@ -342,7 +342,15 @@ def test_a_fused_codec_follows_its_weights(name):
         return torch.equal(model.encode(audio).audio_codes, fresh.encode(audio).audio_codes)
 
     others = {key: value.flip(0) if key.endswith("embed") else value for key, value in model.state_dict().items()}
+    codes = model.encode(audio).audio_codes
+    with torch.no_grad():
+        swapped = torch.func.functional_call(model, others, (audio,)).audio_codes
+    assert torch.equal(model.encode(audio).audio_codes, codes)
     model.load_state_dict(others)
+    assert codes_are_those_of_its_weights() and torch.equal(model.encode(audio).audio_codes, swapped)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.copy_(value.flip(0) if value.ndim == 2 else value)
     assert codes_are_those_of_its_weights()
     model.train()(audio).loss.backward()
     if learnt := [*model.quantizer.parameters()]:

@@ -621,7 +621,9 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
     def fuse(self) -> CodecPreTrainedModel:
         """Fold weight norm, pack weights of LSTMs, derive what codebooks and int8 layers need: once, for inference.
 
-        The numbers stay the same. On a CPU packed weights stand beside the plain ones, in twice their memory.
+        The numbers stay the same, and follow weights that are changed later, but for what is written into
+        `Parameter.data`, which torch does not count: call `fuse()` again after that. On a CPU packed weights stand
+        beside the plain ones, in twice their memory.
 
         Saving a fused model writes plain weights; `config.fused` says so to whoever loads it.
         """
