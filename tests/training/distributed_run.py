@@ -22,8 +22,10 @@ def main(folder: Path) -> None:
     rank = run.args.process_index
     seen = []
     run.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_values"]), with_kwargs=True)
+    own, record = [], run._record
+    run._record = lambda losses: (own.append({name: float(loss) for name, loss in losses.items()}), record(losses))
     run.train()
-    result = {"state": state_of(run), "seen": torch.stack(seen)}
+    result = {"state": state_of(run), "seen": torch.stack(seen), "own": own, "logged": run.state.log_history}
 
     # Three clips for two processes, then one: a share that is empty.
     for count in (3, 1):

@@ -40,6 +40,16 @@ def test_each_epoch_has_other_crops(run):
         assert not any(torch.equal(crop, other) for crop in first for other in second)
 
 
+@pytest.mark.parametrize("name", ["mel", "discriminator", "commitment"])
+def test_losses_are_logged_over_both_processes(run, name):
+    """As the sum of them all is, which transformers logs."""
+    first, second = ([losses[name] for losses in result["own"] if name in losses] for result in run[0])
+    assert first != second
+    for result in run[0]:
+        logged = [entry[f"{name}_loss"] for entry in result["logged"] if f"{name}_loss" in entry]
+        assert sum(logged) / len(logged) == pytest.approx(sum(first + second) / len(first + second), rel=1e-5)
+
+
 def test_resumed_within_an_epoch_equals_uninterrupted_in_both(run):
     results, _ = run
     for result in results:

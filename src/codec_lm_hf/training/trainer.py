@@ -24,6 +24,7 @@ from ..configuration.discriminators import PART_DEFAULTS
 from ..evaluation.metrics import evaluate_pair
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..modeling.discriminators import CodecDiscriminator, DiscriminatorOutput
+from ..modeling.quantization.kmeans import all_reduce, world_size
 from ..processing.audio import save_audio
 from .balancer import Balancer
 from .data import collate
@@ -396,8 +397,11 @@ class CodecTrainer(BaseTrainer):
             self._terms[name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            logs |= {f"{name}_loss": float(np.mean(values)) for name, values in self._terms.items()}
+        if "loss" in logs and self._terms:
+            means = torch.tensor([np.mean(values) for values in self._terms.values()], device=self.args.device)
+            # Over the processes, as the loss is; they all log, and the same terms.
+            means = (all_reduce(means.float()) / world_size()).tolist()
+            logs |= {f"{name}_loss": mean for name, mean in zip(self._terms, means, strict=True)}
             self._terms.clear()
         super().log(logs, start_time)
 
