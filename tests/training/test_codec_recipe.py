@@ -195,6 +195,12 @@ def test_a_recipe_can_name_a_teacher(folder):
         ({"data__crop_seconds": "long"}, "crop_seconds must be a number, got 'long'"),
         ({"data__crop_seconds": 0.01}, "crop_seconds=0.01 is less than a frame of the codec, 0.02 s"),
         ({"training__max_steps": "ten"}, "max_steps must be a number, got 'ten'"),
+        ({"training__bf16": "no"}, "bf16 must be true or false, got 'no'"),
+        ({"training__resume_from_checkpoint": "out"}, "resume_from_checkpoint is no matter of a recipe.*by --resume"),
+        ({"data__repeat": 1.5}, "repeat must be a whole number, 0 or more, got 1.5"),
+        ({"data__seed": -1}, "seed must be a whole number, 0 or more, got -1"),
+        ({"model__preset": ["x"]}, r"no preset \['x'\]; choose one of"),
+        ({"model": {"from": 3}}, "a checkpoint must be the name of a folder or a repository, got 3"),
     ],
 )
 def test_what_does_not_exist_is_named(folder, changes, message):

@@ -315,6 +315,10 @@ def test_judges_listen(root, tmp_path):
         ({"data__eval": "codes"}, r"eval must be a list, such as \[codes\], got 'codes'"),
         ({"evaluation__judges": "wer"}, "judges must be a list"),
         ({"data__max_seconds": "six"}, "max_seconds must be a number, got 'six'"),
+        ({"data__join": 1.5}, "join must be a whole number, 0 or more, got 1.5"),
+        ({"data__streaming": "no"}, "streaming must be true or false, got 'no'"),
+        ({"evaluation__rows": 2.5}, "rows must be a whole number, 0 or more, got 2.5"),
+        ({"processor": {"codec": 3}}, "a checkpoint must be the name of a folder or a repository, got 3"),
     ],
 )
 def test_what_does_not_exist_is_named(root, tmp_path, changes, message):

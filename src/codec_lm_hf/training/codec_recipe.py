@@ -16,10 +16,9 @@ from .distillation import SemanticTeacher
 from .recipe_base import (
     RecipeError,
     begin,
+    check_kind,
     check_lists,
     check_names,
-    check_numbers,
-    check_texts,
     check_training,
     checkpoint_of,
     config_of,
@@ -61,8 +60,9 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     check_names("data field", recipe["data"], _DATA)
     check_lists(recipe["data"], "train", "eval")
     check_lists(recipe["data"], "loudness_db", of=(int, float))
-    check_texts(recipe["data"], "column")
-    check_numbers(recipe["data"], "crop_seconds", "eval_seconds", "eval_limit", "repeat", "seed")
+    check_kind("a text", recipe["data"], "column")
+    check_kind("a number", recipe["data"], "crop_seconds", "eval_seconds")
+    check_kind("a whole number, 0 or more", recipe["data"], "eval_limit", "repeat", "seed")
     if "crop_seconds" not in recipe["data"] or ("train" in recipe["data"]) == ("hub" in recipe["data"]):
         raise RecipeError("the section 'data' needs crop_seconds, and either train (a list of folders) or hub.")
     _check_noise(recipe["data"].get("noise"))

@@ -30,10 +30,9 @@ from .lm_trainer import CodecLMTrainer, CodecLMTrainingArguments, Speaking
 from .recipe_base import (
     RecipeError,
     begin,
+    check_kind,
     check_lists,
     check_names,
-    check_numbers,
-    check_texts,
     check_training,
     checkpoint_of,
     config_of,
@@ -67,10 +66,12 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
     check_names("evaluation field", evaluation, _EVALUATION)
     check_lists(data, "train", "eval")
     check_lists(evaluation, "judges")
-    check_texts(data, "speaker")
-    check_texts(evaluation, "text")
-    check_numbers(data, "join", "max_seconds", "seed")
-    check_numbers(evaluation, "rows", "seed")
+    check_kind("a text", data, "speaker")
+    check_kind("a text", evaluation, "text")
+    check_kind("a number", data, "max_seconds")
+    check_kind("a whole number, 0 or more", data, "join", "seed")
+    check_kind("a whole number, 0 or more", evaluation, "rows", "seed")
+    check_kind("true or false", data, "streaming")
     if not data.get("train"):
         raise RecipeError("the section 'data' needs train, a list of folders that codec-lm tokenize wrote.")
     if evaluation and not data.get("eval"):
@@ -79,7 +80,7 @@ def read_recipe(path: str | os.PathLike, model_given: bool = False) -> dict[str,
         if not isinstance(section.get(name, {}), dict):
             raise RecipeError(f"{name} must be a mapping, got {section[name]!r}.")
         if name != "generation":
-            check_texts(section.get(name, {}), *section.get(name, {}))
+            check_kind("a text", section.get(name, {}), *section.get(name, {}))
     check_names("judge", evaluation.get("judges", ()), JUDGES)
     check_training(CodecLMTrainingArguments, recipe["training"])
     return recipe

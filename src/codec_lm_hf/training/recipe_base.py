@@ -19,6 +19,13 @@ from .trainer_base import BaseTrainer, BaseTrainingArguments
 Arguments = TypeVar("Arguments", bound=BaseTrainingArguments)
 SomeTrainer = TypeVar("SomeTrainer", bound=BaseTrainer)
 
+_KINDS = {
+    "a text": lambda value: isinstance(value, str),
+    "a number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "a whole number, 0 or more": lambda value: type(value) is int and value >= 0,
+    "true or false": lambda value: isinstance(value, bool),
+}
+
 
 class RecipeError(ValueError):
     """The recipe asks for something that does not exist; the message names it."""
@@ -84,26 +91,22 @@ def check_lists(section: dict[str, Any], *names: str, of: tuple[type, ...] = (st
             raise RecipeError(f"{name} must be a list of {kinds}, but has {wrong[0]!r}.")
 
 
-def check_texts(section: dict[str, Any], *names: str) -> None:
-    """Refuse what is there and no text."""
+def check_kind(kind: str, section: dict[str, Any], *names: str) -> None:
+    """Refuse what is there and not of this kind, one of `_KINDS`."""
     for name in names:
-        if not isinstance(section.get(name) or "", str):
-            raise RecipeError(f"{name} must be a text, got {section[name]!r}.")
-
-
-def check_numbers(section: dict[str, Any], *names: str) -> None:
-    """Refuse what is there and no number."""
-    for name in names:
-        value = section.get(name, 0)
-        if not isinstance(value, (int, float, type(None))) or isinstance(value, bool):
-            raise RecipeError(f"{name} must be a number, got {value!r}.")
+        value = section.get(name)
+        if value is not None and not _KINDS[kind](value):
+            raise RecipeError(f"{name} must be {kind}, got {value!r}.")
 
 
 def check_training(arguments_class: type[BaseTrainingArguments], given: dict[str, Any]) -> None:
-    """Refuse fields that the training arguments do not have, and what is no number where they have one."""
+    """Refuse fields that the training arguments do not have, or do not read, and other types than they have."""
     known = fields(arguments_class)
     check_names("training field", given, [entry.name for entry in known])
-    check_numbers(given, *(entry.name for entry in known if type(entry.default) in (int, float)))
+    if given.get("resume_from_checkpoint") is not None:
+        raise RecipeError("resume_from_checkpoint is no matter of a recipe; go on from an earlier run by --resume.")
+    check_kind("a number", given, *(entry.name for entry in known if type(entry.default) in (int, float)))
+    check_kind("true or false", given, *(entry.name for entry in known if type(entry.default) is bool))
 
 
 def family_of(section: dict[str, Any], kind: str) -> Family:
@@ -123,7 +126,7 @@ def config_of(row: Family, section: dict[str, Any], **defaults) -> PreTrainedCon
     """The configuration that the rest of a section asks for: fields, over a preset if it names one, over defaults."""
     config_class, section = row.load("config"), dict(section)
     preset = section.pop("preset", None)
-    if preset is not None and preset not in config_class.presets:
+    if preset is not None and preset not in list(config_class.presets):
         known = ", ".join(config_class.presets)
         raise RecipeError(f"{row.name} has no preset {preset!r}; choose one of {known}.")
     check_names(f"{row.kind} field", section, [entry.name for entry in fields(config_class)])
@@ -132,6 +135,8 @@ def config_of(row: Family, section: dict[str, Any], **defaults) -> PreTrainedCon
 
 def checkpoint_of(name: str | os.PathLike, root: Path) -> str:
     """Where a checkpoint is: a folder, below `root` if its path is relative, or whatever else the name stands for."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise RecipeError(f"a checkpoint must be the name of a folder or a repository, got {name!r}.")
     folder = root / name
     return str(folder if folder.is_dir() else name)
 
