@@ -38,6 +38,10 @@ from .layers.stft import HannWindow
 
 # Stands where a row has no code: labels are not predicted there, generated codes have ended.
 NO_CODE = -100
+NO_LABELS = (
+    "give labels: the codes, from which the model is taught. transformers' Trainer keeps them from a model with "
+    "label_smoothing_factor or compute_loss_func: leave these out. To generate codes, call generate."
+)
 # Stands in a sequence of the generation loop where a code is to be generated.
 TO_GENERATE = -1
 

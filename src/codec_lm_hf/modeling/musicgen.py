@@ -26,6 +26,7 @@ from .layers.positions import sinusoidal_positions
 from .layers.transformer import Transformer, recorded
 from .lm_base import (
     NO_CODE,
+    NO_LABELS,
     TO_GENERATE,
     CodecLMGenerateOutput,
     CodecLMPreTrainedModel,
@@ -298,7 +299,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             ValueError: inputs that do not fit the configuration.
         """
         if labels is None:
-            raise ValueError("give labels: the codes, from which the model is taught. To play, call generate.")
+            raise ValueError(NO_LABELS)
         self._warn_of_outputs(**kwargs)
         config = self.config
         labels = check_codes("labels", labels, config.codebook_size, config.num_codebooks)

@@ -16,6 +16,7 @@ from .layers.factorized import FactorizedEmbedding
 from .layers.transformer import recorded
 from .lm_base import (
     NO_CODE,
+    NO_LABELS,
     CodecLMPreTrainedModel,
     check_codes,
     check_ends,
@@ -170,7 +171,7 @@ class ValleForConditionalGeneration(ValleGenerationMixin, CodecLMPreTrainedModel
             ValueError: inputs that do not fit the configuration.
         """
         if labels is None:
-            raise ValueError("give labels: the codes, from which the model is taught. To speak, call generate.")
+            raise ValueError(NO_LABELS)
         self._warn_of_outputs(**kwargs)
         text = self._text(input_ids, attention_mask, self.config.prenet_sees_padding)
         if self.training and self.config.condition_dropout:
