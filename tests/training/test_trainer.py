@@ -260,6 +260,28 @@ def test_the_average_is_that_of_the_weights_after_each_step(recordings, tmp_path
             steps.append(parameters(model))
             return super().training_step(model, *args, **kwargs)
 
+@pytest.mark.parametrize("padding", [0, 37, 3200])
+def test_losses_of_a_row_do_not_depend_on_how_much_padding_follows(padding, recordings, tmp_path):
+    weights = {"stft_weight": 1.0, "perceptual_weight": 1.0, "content_weight": 1.0}
+    args = arguments(tmp_path, mel_loss_kwargs={"padding": "reflect"}, **weights)
+    run = CodecTrainer(codec(), args, teacher=SemanticTeacher(hubert()), train_dataset=crops(recordings))
+    torch.manual_seed(0)
+    audio = [0.1 * torch.randn(1, 1, length) for length in (3200, 4800)]
+
+    def losses(batch, mask):
+        run._terms.clear()
+        model = TINY["stft_codec"].model(quantizer_dropout=0.0).train()
+        run.compute_loss(model, {"input_values": batch, "padding_mask": mask})
+        return {name: run._terms[name][0] for name in ("time", "mel", "stft", "perceptual", "content")}
+
+    alone = [losses(row, torch.ones_like(row[:, 0])) for row in audio]
+    padded = [torch.nn.functional.pad(row, (0, 4800 + padding - row.shape[-1])) for row in audio]
+    together = torch.cat(padded)
+    found = losses(together, (together[:, 0] != 0).float())
+    expected = {name: (3200 * alone[0][name] + 4800 * alone[1][name]) / 8000 for name in found}
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
     run = Recorder(codec(), arguments(tmp_path, max_steps=6, ema_decay=0.8), train_dataset=crops(recordings))
     run.train()
     steps = [*steps[1:], parameters(run.model)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,26 @@ from .spectrograms import MelSpectrogram, Spectrogram
 
 ADVERSARIAL = ("hinge", "least_squares")
 REDUCTIONS = ("mean", "sum")
+
+
+def over_real_samples(
+    loss: Callable[[Tensor, Tensor], Tensor], audio: Tensor, target: Tensor, lengths: Tensor | None = None
+) -> Tensor:
+    """A loss of rows that may be padded: the mean over their real samples, however much padding follows.
+
+    Args:
+        loss: of waveforms `(batch, channels, samples)`, a mean over the batch.
+        audio, target: waveforms.
+        lengths: int `(batch,)`, samples of each row; `None`: all.
+    """
+    if lengths is None:
+        return loss(audio, target)
+    total = audio.new_zeros(())
+    # Rows of one length at once: what a loss makes of the end of a row (frames, reflections) is its own matter.
+    for length in lengths.unique().tolist():
+        rows = lengths == length
+        total = total + length * rows.sum() * loss(audio[rows, :, :length], target[rows, :, :length])
+    return total / lengths.sum()
 
 
 def time_l1(audio: Tensor, target: Tensor) -> Tensor:

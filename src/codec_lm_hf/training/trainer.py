@@ -38,6 +38,7 @@ from .losses import (
     discriminator_loss,
     distillation_loss,
     feature_matching_loss,
+    over_real_samples,
     time_l1,
 )
 from .perceptual import PerceptualDisturbance
@@ -172,7 +173,8 @@ class CodecTrainer(BaseTrainer):
         discriminator: if any; saved as `discriminator/` in every checkpoint.
         teacher: of the semantic features of a codec that has such, and of what shall still be heard in decoded audio
             (`content_weight`); it is not saved.
-        train_dataset, eval_dataset: see `training.data`.
+        train_dataset, eval_dataset: see `training.data`. Rows of your own may be padded, with a `padding_mask`; a
+            discriminator takes the padding for audio, so against one give whole crops.
         **kwargs: as for `transformers.Trainer`.
     """
 
@@ -266,8 +268,9 @@ class CodecTrainer(BaseTrainer):
         denoise = inputs.pop("denoise", None)
         with self._denoising(denoise):
             output = model(**inputs)
-        if "padding_mask" in inputs:
-            target = target * inputs["padding_mask"][:, None]
+        mask, lengths = inputs.get("padding_mask"), None
+        if mask is not None:
+            target, lengths = target * mask[:, None], mask.bool().sum(-1)
         audio = output["audio_values"].float()
         # Steps since the discriminator began; negative before.
         age = self.state.global_step - self.args.discriminator_start_step
@@ -278,15 +281,15 @@ class CodecTrainer(BaseTrainer):
             if self.accelerator.sync_gradients:
                 self.discriminator_scheduler.step()
         with torch.autocast(audio.device.type, enabled=False):
-            losses = self._reconstruction(audio, target)
+            losses = self._reconstruction(audio, target, lengths)
         if self.discriminator is not None and age >= self.args.discriminator_head_start:
             losses |= self._judged(self._to_judge(audio[..., part], output), target[..., part])
         quantization = {"commitment": output["commitment_loss"].float()}
         if output.get("codebook_loss") is not None:
             quantization["codebook"] = output["codebook_loss"].float()
         if self.teacher is not None and output.get("semantic_features") is not None:
-            heard, mask = self.teacher(target, inputs.get("padding_mask"))
-            quantization["distillation"] = distillation_loss(output["semantic_features"], heard, mask)
+            heard, heard_mask = self.teacher(target, mask)
+            quantization["distillation"] = distillation_loss(output["semantic_features"], heard, heard_mask)
         weights = {name: getattr(self.args, f"{name}_weight") for name in quantization}
         loss = self._combine(losses, audio) + sum(weights[name] * term for name, term in quantization.items())
         self._record({**losses, **quantization})
@@ -304,7 +307,7 @@ class CodecTrainer(BaseTrainer):
         finally:
             self.model.denoise = False
 
-    def _reconstruction(self, audio: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _reconstruction(self, audio: Tensor, target: Tensor, lengths: Tensor | None) -> dict[str, Tensor]:
         parts = {
             "time": time_l1,
             "mel": self.mel_loss,
@@ -313,7 +316,9 @@ class CodecTrainer(BaseTrainer):
             "content": self._content,
         }
         weights = self._weights(adversarial=False)
-        return {name: part(audio, target) for name, part in parts.items() if weights[name] > 0}
+        return {
+            name: over_real_samples(part, audio, target, lengths) for name, part in parts.items() if weights[name] > 0
+        }
 
     def _content(self, audio: Tensor, target: Tensor) -> Tensor:
         """How far what the teacher hears in `audio` is from what it hears in `target`."""
