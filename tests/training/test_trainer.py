@@ -249,17 +249,6 @@ def test_a_padded_batch_gives_the_loss_of_its_recordings(recordings, tmp_path):
     assert torch.equal(*losses)
 
 
-# --- averaged weights ----------------------------------------------------------------------------------------------
-
-
-def test_the_average_is_that_of_the_weights_after_each_step(recordings, tmp_path):
-    steps = []
-
-    class Recorder(CodecTrainer):
-        def training_step(self, model, *args, **kwargs):
-            steps.append(parameters(model))
-            return super().training_step(model, *args, **kwargs)
-
 @pytest.mark.parametrize("padding", [0, 37, 3200])
 def test_losses_of_a_row_do_not_depend_on_how_much_padding_follows(padding, recordings, tmp_path):
     weights = {"stft_weight": 1.0, "perceptual_weight": 1.0, "content_weight": 1.0}
@@ -293,6 +282,17 @@ def test_losses_of_a_row_do_not_depend_on_how_much_padding_follows(padding, reco
         torch.testing.assert_close(averaged[name], expected)
 
 
+# --- averaged weights ----------------------------------------------------------------------------------------------
+
+
+def test_the_average_is_that_of_the_weights_after_each_step(recordings, tmp_path):
+    steps = []
+
+    class Recorder(CodecTrainer):
+        def training_step(self, model, *args, **kwargs):
+            steps.append(parameters(model))
+            return super().training_step(model, *args, **kwargs)
+
 def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_kept(recordings, tmp_path):
     run = trainer(tmp_path, recordings, max_steps=5, ema_decay=0.9, learning_rate=1e-2)
     run.train()
@@ -307,7 +307,7 @@ def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_kept(recordin
 
 
 @pytest.mark.parametrize("only_model", [False, True])
-def test_the_best_checkpoint_comes_back_with_its_average(only_model, recordings, tmp_path):
+def test_the_best_checkpoint_comes_back_with_its_average_and_discriminator(only_model, recordings, tmp_path):
     options = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     options |= {"load_best_model_at_end": True, "metric_for_best_model": "si_sdr", "greater_is_better": True}
     run = trainer(tmp_path, recordings, max_steps=6, ema_decay=0.5, save_only_model=only_model, **options)

@@ -508,8 +508,7 @@ class CodecTrainer(BaseTrainer):
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         if self.discriminator is not None:
-            saved = type(self.discriminator).from_pretrained(Path(checkpoint) / "discriminator")
-            self.discriminator.load_state_dict(saved.state_dict())
+            self._load_discriminator(checkpoint)
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
             self.discriminator_scheduler.load_state_dict(state["discriminator_scheduler"])
 
@@ -525,8 +524,14 @@ class CodecTrainer(BaseTrainer):
         """Write the codec, and the discriminator beside it.
 
         It has its averaged weights, if there are any; only a checkpoint from which training can go on has its own.
+    def _load_discriminator(self, checkpoint: str) -> None:
+        saved = type(self.discriminator).from_pretrained(Path(checkpoint) / "discriminator")
+        self.discriminator.load_state_dict(saved.state_dict())
+
         """
         if _internal_call and not self.args.save_only_model:
+        if self.discriminator is not None:
+            self._load_discriminator(self.state.best_model_checkpoint)
             super().save_model(output_dir, _internal_call)
             return
         with self.averaged_weights():
