@@ -122,6 +122,17 @@ def test_with_frozen_codes_only_what_decodes_learns(name, tmp_path):
     assert learnt and not [name for name in learnt if name.startswith(makers)]
 
 
+@pytest.mark.parametrize("name", ["compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"])
+def test_what_a_codec_s_training_would_not_call_is_refused(name, recordings, tmp_path):
+    with pytest.raises(ValueError, match=f"CodecTrainer has no use for {name}: "):
+        CodecTrainer(codec(), arguments(tmp_path), train_dataset=crops(recordings), **{name: print})
+
+
+def test_a_function_in_place_of_a_model_is_refused(recordings, tmp_path):
+    with pytest.raises(ValueError, match="CodecTrainer has no use for model_init: give a model"):
+        CodecTrainer(None, arguments(tmp_path, freeze_codes=True), train_dataset=crops(recordings), model_init=codec)
+
+
 def test_codebooks_that_know_nothing_cannot_be_frozen(recordings, tmp_path):
     with pytest.raises(ValueError, match="have not seen any data cannot be frozen; load or train the codec first"):
         trainer(tmp_path, recordings, freeze_codes=True)
@@ -271,17 +282,6 @@ def test_losses_of_a_row_do_not_depend_on_how_much_padding_follows(padding, reco
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-    run = Recorder(codec(), arguments(tmp_path, max_steps=6, ema_decay=0.8), train_dataset=crops(recordings))
-    run.train()
-    steps = [*steps[1:], parameters(run.model)]
-    averaged = run.averaged.module.state_dict()
-    for name, _ in run.model.named_parameters():
-        expected = steps[0][name]
-        for state in steps[1:]:
-            expected = 0.8 * expected + 0.2 * state[name]
-        torch.testing.assert_close(averaged[name], expected)
-
-
 # --- averaged weights ----------------------------------------------------------------------------------------------
 
 
@@ -292,6 +292,17 @@ def test_the_average_is_that_of_the_weights_after_each_step(recordings, tmp_path
         def training_step(self, model, *args, **kwargs):
             steps.append(parameters(model))
             return super().training_step(model, *args, **kwargs)
+
+    run = Recorder(codec(), arguments(tmp_path, max_steps=6, ema_decay=0.8), train_dataset=crops(recordings))
+    run.train()
+    steps = [*steps[1:], parameters(run.model)]
+    averaged = run.averaged.module.state_dict()
+    for name, _ in run.model.named_parameters():
+        expected = steps[0][name]
+        for state in steps[1:]:
+            expected = 0.8 * expected + 0.2 * state[name]
+        torch.testing.assert_close(averaged[name], expected)
+
 
 def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_kept(recordings, tmp_path):
     run = trainer(tmp_path, recordings, max_steps=5, ema_decay=0.9, learning_rate=1e-2)
@@ -310,10 +321,16 @@ def test_averaged_weights_are_evaluated_and_saved_and_the_own_ones_kept(recordin
 def test_the_best_checkpoint_comes_back_with_its_average_and_discriminator(only_model, recordings, tmp_path):
     options = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     options |= {"load_best_model_at_end": True, "metric_for_best_model": "si_sdr", "greater_is_better": True}
-    run = trainer(tmp_path, recordings, max_steps=6, ema_decay=0.5, save_only_model=only_model, **options)
+    # A codec that gets worse, so that the first checkpoint is the best.
+    options |= {"ema_decay": 0.5, "learning_rate": 1.0, "adversarial": True}
+    run = trainer(tmp_path, recordings, max_steps=6, save_only_model=only_model, **options)
     run.train()
     scores = history(run, "eval_si_sdr")
     run.save_model(str(tmp_path / "final"))
+    best = run.state.best_model_checkpoint
+    assert not best.endswith("-6")
+    final, judge = (CodecDiscriminator.from_pretrained(f"{at}/discriminator") for at in (tmp_path / "final", best))
+    assert all(torch.equal(value, judge.state_dict()[name]) for name, value in final.state_dict().items())
     again = trainer(tmp_path / "again", recordings)
     again.model = AutoModel.from_pretrained(tmp_path / "final")
     assert again.evaluate()["eval_si_sdr"] == pytest.approx(max(scores), abs=1e-4)

@@ -46,6 +46,15 @@ from .trainer_base import BaseTrainer, BaseTrainingArguments
 
 _STATE_FILE = "codec_training.pt"
 
+# Arguments of transformers' Trainer that there is no use for here.
+_INSTEAD = {
+    "model_init": "give a model; a discriminator and averaged weights belong to one",
+    "compute_loss_func": "the losses are chosen by their weights in CodecTrainingArguments; for others override "
+    "compute_loss",
+    "compute_metrics": "evaluation decodes each recording; for other metrics override evaluate",
+    "preprocess_logits_for_metrics": "a codec has no logits",
+}
+
 
 @dataclass
 class CodecTrainingArguments(BaseTrainingArguments):
@@ -188,6 +197,9 @@ class CodecTrainer(BaseTrainer):
         eval_dataset=None,
         **kwargs,
     ) -> None:
+        for name, instead in _INSTEAD.items():
+            if kwargs.get(name) is not None:
+                raise ValueError(f"CodecTrainer has no use for {name}: {instead}.")
         kwargs.setdefault("data_collator", collate)
         if args.freeze_codes:
             model.freeze_codes()
@@ -512,8 +524,14 @@ class CodecTrainer(BaseTrainer):
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
             self.discriminator_scheduler.load_state_dict(state["discriminator_scheduler"])
 
+    def _load_discriminator(self, checkpoint: str) -> None:
+        saved = type(self.discriminator).from_pretrained(Path(checkpoint) / "discriminator")
+        self.discriminator.load_state_dict(saved.state_dict())
+
     def _load_best_model(self) -> None:
         super()._load_best_model()
+        if self.discriminator is not None:
+            self._load_discriminator(self.state.best_model_checkpoint)
         if self.averaged is not None and self.args.save_only_model:
             self.averaged.module.load_state_dict(self.model.state_dict())
         elif self.averaged is not None:
@@ -524,14 +542,8 @@ class CodecTrainer(BaseTrainer):
         """Write the codec, and the discriminator beside it.
 
         It has its averaged weights, if there are any; only a checkpoint from which training can go on has its own.
-    def _load_discriminator(self, checkpoint: str) -> None:
-        saved = type(self.discriminator).from_pretrained(Path(checkpoint) / "discriminator")
-        self.discriminator.load_state_dict(saved.state_dict())
-
         """
         if _internal_call and not self.args.save_only_model:
-        if self.discriminator is not None:
-            self._load_discriminator(self.state.best_model_checkpoint)
             super().save_model(output_dir, _internal_call)
             return
         with self.averaged_weights():
