@@ -88,6 +88,12 @@ def test_checkpoints_of_an_earlier_run_are_not_mixed_with_those_of_another(folde
         run_recipe(empty, folder, output_dir=str(folder / "new"), resume=True)
 
 
+def test_a_checkpoint_that_is_not_whole_is_named(folder):
+    (folder / "out" / "checkpoint-4").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="checkpoint-4 is not whole: the run ended while it was written. Remove it"):
+        run(folder, write(folder), resume=True)
+
+
 def test_a_number_may_be_written_with_an_exponent_alone(tmp_path):
     path = write(tmp_path, training__learning_rate="RATE")
     path.write_text(path.read_text().replace("RATE", "1e-4"))

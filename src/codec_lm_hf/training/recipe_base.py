@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..registry import FAMILIES, Family, family
@@ -172,6 +173,11 @@ def _check_earlier_run(folder: Path, resume: bool) -> None:
     if earlier is not None and not resume:
         raise RecipeError(
             f"{earlier} is of an earlier run; go on from it (--resume), or name another output_dir, or remove it."
+        )
+    # Which is written last.
+    if earlier is not None and not Path(earlier, TRAINER_STATE_NAME).is_file():
+        raise RecipeError(
+            f"{earlier} is not whole: the run ended while it was written. Remove it, to go on from the one before."
         )
 
 
