@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -464,6 +465,38 @@ def test_killed_and_resumed_equals_uninterrupted_and_so_do_two_processes(folder,
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("7 recordings coded") == 1
     assert contents(tmp_path / "shared") == whole
+
+
+def test_while_one_run_is_at_work_another_is_refused_and_takes_nothing_away(folder, tmp_path, monkeypatch):
+    model, recordings, output = TINY["stft_codec"].model(), labelled_folder(folder), tmp_path / "out"
+    refused = []
+
+    def meanwhile(*args, **kwargs):
+        (output / ".codes-000000-x.parquet.y.partial").touch()
+        with pytest.raises(BlockingIOError, match=f"another run is writing to {output}: wait for its end, or name"):
+            tokenize(model, recordings, output, shard_rows=2)
+        refused.append((output / ".codes-000000-x.parquet.y.partial").exists())
+        return type(model).encode(model, *args, **kwargs)
+
+    monkeypatch.setattr(model, "encode", meanwhile)
+    tokenize(model, recordings, output, shard_rows=3)
+    monkeypatch.undo()
+    assert refused and all(refused)
+    assert ids_of(output) == set(recordings.ids) and len(list(output.glob("codes-*.parquet"))) == 3
+    # Now that nobody is at work, it is what a killed run left.
+    assert tokenize(model, recordings, output, shard_rows=2).present == len(SECONDS)
+    assert not list(output.glob(".*"))
+
+
+def test_a_full_disk_leaves_no_half_shard(folder, models, tmp_path, monkeypatch):
+    def full(table, file, **options):
+        file.write(b"PAR1")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        tokenize(models["stft_codec"], labelled_folder(folder), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [INFO]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -76,6 +74,8 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder does not exist or cannot be written to.
     """
+    from ..processing.files import appearing
+
     if path == STDIO:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -88,18 +88,8 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    # A link stays one: /dev/stdout is a link to a file where the shell redirects it to one.
-    path = Path(os.path.realpath(path))
-    # Hidden and without the suffix, so that what a killed program leaves is taken for no recording; short, because the
-    # name itself may be as long as names can be. Opened plainly, so that the umask counts.
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-    try:
-        with partial.open("xb") as file:
-            yield file
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with appearing(path) as file:
+        yield file
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from .files import appearing
+
 if TYPE_CHECKING:
     import soundfile
 
@@ -170,17 +172,14 @@ def save_audio(path: str | os.PathLike, audio: np.ndarray, sampling_rate: int) -
 
     path = Path(path)
     container, subtype = file_format(path.suffix)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        with soundfile.SoundFile(partial, "w", sampling_rate, len(audio), subtype, format=container) as file:
+        with (
+            appearing(path) as sink,
+            soundfile.SoundFile(sink, "w", sampling_rate, len(audio), subtype, format=container) as file,
+        ):
             write_block(file, audio)
-        partial.replace(path)
     except (soundfile.LibsndfileError, OSError) as error:
-        partial.unlink(missing_ok=True)
-        raise AudioFileError(f"{path} cannot be written: {error}") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        raise AudioFileError(f"{path} cannot be written: {getattr(error, 'error_string', error)}") from error
 
 
 def audio_files(folder: str | os.PathLike) -> list[Path]:

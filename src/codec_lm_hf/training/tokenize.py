@@ -22,9 +22,14 @@ from tqdm.auto import tqdm
 from ..bitstream.codes import CodesHeader
 from ..modeling.codec_base import CodecPreTrainedModel
 from ..processing.audio import AudioFileError, open_audio
+from ..processing.files import appearing
 from .data import collate, decode
 from .labelled import LabelledRecordings
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 try:
     import datasets
     import pyarrow as pa
@@ -121,7 +126,8 @@ def tokenize(
     Args:
         model: the codec, in eval mode, on its device.
         recordings: from `training.labelled`.
-        output_dir: made if it is not there. One run at a time may write to it.
+        output_dir: made if it is not there. One run at a time may write to it; on Windows, and on network drives that
+            have no locks, another one is not noticed.
         num_quantizers: codes per frame; all codebooks by default.
         batch_seconds: audio encoded at once, padding included. A longer recording is a batch of its own, for codecs
             that take it in bounded memory. One that looks at the whole signal (`tileable` is false) does not: segments
@@ -141,6 +147,7 @@ def tokenize(
 
     Raises:
         AudioFileError: a recording cannot be read as audio, or is too long for the codec.
+        BlockingIOError: another run is writing to `output_dir`.
         ValueError: a size that is not positive, no such column, or `output_dir` holds codes of another codec, with
             other settings or with other columns.
     """
@@ -155,37 +162,35 @@ def tokenize(
     features = _features(recordings, model)
     columns = {entry.name: str(entry.type) for entry in features.arrow_schema}
     info = {**asdict(header), "frame_rate": model.config.frame_rate, "speed": float(speed), "columns": columns}
-    if state.is_main_process:
-        _prepare(output, info)
-    state.wait_for_everyone()
-    _check_agreement(output, info)
-    done = ids_of(output)
-    shards = _plan(recordings, done, output, shard_rows)[state.process_index :: state.num_processes]
-    # All processes must have seen the same files before one of them adds to these.
-    state.wait_for_everyone()
-    report = TokenizeReport(present=len(done.intersection(recordings.ids)))
-    batches = _prefetched(_read(shards, recordings, model, batch_seconds, skip_bad, speed))
-    whole = model.device.type != "cpu" if whole_batches is None else whole_batches
-    total = sum(len(shard.places) for shard in shards)
-    with (
-        _tiling(model, batch_seconds if whole else None),
-        tqdm(total=total, unit="file", desc="tokenizing", disable=not state.is_main_process) as bar,
-    ):
-        rows: dict[int, _Row] = {}
-        for batch in batches:
-            rows |= _encode(model, batch.clips, header.num_codebooks)
-            bar.update(len(batch.clips))
-            if not batch.last:
-                continue
-            if rows:
-                _write(batch.shard.path, _table(rows, recordings, features, header))
-            report.written += len(rows)
-            report.seconds += sum(row.samples for row in rows.values()) / header.sampling_rate
-            report.skipped |= batch.bad
-            bar.update(len(batch.bad))
-            rows = {}
-    state.wait_for_everyone()
-    return _joined(gather_object([report]))
+    with _alone_in(output, state, info):
+        _check_agreement(output, info)
+        done = ids_of(output)
+        shards = _plan(recordings, done, output, shard_rows)[state.process_index :: state.num_processes]
+        # All processes must have seen the same files before one of them adds to these.
+        state.wait_for_everyone()
+        report = TokenizeReport(present=len(done.intersection(recordings.ids)))
+        batches = _prefetched(_read(shards, recordings, model, batch_seconds, skip_bad, speed))
+        whole = model.device.type != "cpu" if whole_batches is None else whole_batches
+        total = sum(len(shard.places) for shard in shards)
+        with (
+            _tiling(model, batch_seconds if whole else None),
+            tqdm(total=total, unit="file", desc="tokenizing", disable=not state.is_main_process) as bar,
+        ):
+            rows: dict[int, _Row] = {}
+            for batch in batches:
+                rows |= _encode(model, batch.clips, header.num_codebooks)
+                bar.update(len(batch.clips))
+                if not batch.last:
+                    continue
+                if rows:
+                    _write(batch.shard.path, _table(rows, recordings, features, header))
+                report.written += len(rows)
+                report.seconds += sum(row.samples for row in rows.values()) / header.sampling_rate
+                report.skipped |= batch.bad
+                bar.update(len(batch.bad))
+                rows = {}
+        state.wait_for_everyone()
+        return _joined(gather_object([report]))
 
 
 def read_header(folder: str | os.PathLike) -> CodesHeader:
@@ -274,7 +279,7 @@ def write_codes(rows: datasets.Dataset, source: str | os.PathLike, output_dir: s
     """
     output, table = new_folder(output_dir), rows.with_format("arrow")[:]
     columns = {entry.name: str(entry.type) for entry in table.schema}
-    _prepare(output, {**_read_info(Path(source)), "columns": columns})
+    _prepare(output, {**_read_info(Path(source)), "columns": columns}, clean=False)
     metadata = {**(table.schema.metadata or {}), b"codec_lm_hf": json.dumps(asdict(read_header(source))).encode()}
     _write(output / "codes-000000.parquet", table.replace_schema_metadata(metadata))
 
@@ -325,17 +330,61 @@ def _features(recordings: LabelledRecordings, model: CodecPreTrainedModel) -> da
     return features
 
 
-def _prepare(output: Path, info: dict) -> None:
-    """Make the folder and say what will be in it, unless that is said already."""
-    output.mkdir(parents=True, exist_ok=True)
-    for partial in output.glob(f".{SHARDS}.partial"):
-        partial.unlink()
-    if (output / INFO).is_file():
-        return
-    if any(output.glob(SHARDS)):
-        raise ValueError(f"{output} holds shards but no {INFO} that says whose: name another folder.")
-    with _appearing(output / INFO) as file:
-        file.write((json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
+@contextmanager
+def _alone_in(output: Path, state: PartialState, info: dict) -> Iterator[None]:
+    """Write to a folder that no other run writes to meanwhile, after saying what will be in it.
+
+    Every process has the folder locked, so that a run of which one is left counts as at work; the system unlocks what
+    a killed process had locked. Nothing is locked on Windows and on network drives that cannot.
+
+    Raises:
+        BlockingIOError: another run is writing to it.
+    """
+    first = state.is_main_process
+    if first:
+        output.mkdir(parents=True, exist_ok=True)
+    else:
+        state.wait_for_everyone()
+    handle = None if fcntl is None else os.open(output, os.O_RDONLY)
+    try:
+        if first:
+            _prepare(output, info, clean=_locked(output, handle, shared=False))
+        _locked(output, handle, shared=True)
+        if first:
+            state.wait_for_everyone()
+        # Nobody begins before all are seen.
+        state.wait_for_everyone()
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked(folder: Path, handle: int | None, shared: bool) -> bool:
+    """Lock an open folder until it is closed, or change its lock; whether that can be done here."""
+    if handle is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            f"another run is writing to {folder}: wait for its end, or name another folder."
+        ) from error
+    except OSError:
+        return False
+    return True
+
+
+def _prepare(output: Path, info: dict, clean: bool) -> None:
+    """Say what will be in a folder, unless that is said already, and `clean` up after runs that were killed."""
+    if not (output / INFO).is_file():
+        if any(output.glob(SHARDS)):
+            raise ValueError(f"{output} holds shards but no {INFO} that says whose: name another folder.")
+        with appearing(output / INFO) as file:
+            file.write((json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
+    if clean:
+        for partial in output.glob(f".{SHARDS}.*partial"):
+            partial.unlink()
 
 
 def _read_info(folder: Path) -> dict:
@@ -526,19 +575,11 @@ def _offsets(lengths: Sequence[int] | np.ndarray) -> pa.Array:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    with _appearing(path) as file:
+    with appearing(path) as file:
         pq.write_table(table, file, compression="zstd")
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file that is there once it is complete and on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        yield file
+        # It does not appear before it is on the disk: a later run would take it for done.
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _joined(reports: list[TokenizeReport]) -> TokenizeReport:
