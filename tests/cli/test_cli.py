@@ -116,7 +116,9 @@ def test_bad_files_of_a_folder_are_named_and_the_others_done(codecs, speech, tmp
     write(folder / "a.wav", np.nan)
     (folder / "b.wav").write_bytes(b"not audio")
     (folder / "c.wav").write_bytes(speech.read_bytes())
-    with pytest.raises(ValueError, match=r"2 of 3 files were left out:\n.*a.wav: .*NaN.*\n.*b.wav cannot be read"):
+    # With the suffix .codes it is longer than names can be.
+    (folder / f"{'b' * 250}.wav").write_bytes(speech.read_bytes())
+    with pytest.raises(ValueError, match=r"3 of 4 .*:\n.*a.wav: .*NaN.*\n.*b.wav cannot be read.*\n.* too long"):
         run("encode", folder, "-o", tmp_path / "codes", "--codec", codecs / "stft_codec")
     assert [path.name for path in (tmp_path / "codes").iterdir()] == ["c.codes"]
 
@@ -242,6 +244,12 @@ def test_a_folder_s_files_do_not_overwrite_each_other(codecs, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.flac", "a.wav"]
 
 
+def test_the_suffix_may_be_in_capitals(codecs, speech, tmp_path):
+    run("encode", speech, "-o", tmp_path / "x.CODES", "--codec", codecs / "stft_codec")
+    run("decode", tmp_path / "x.CODES", "-o", tmp_path / "x.WAV")
+    assert "stft_codec" in run("info", tmp_path / "x.CODES") and soundfile.info(tmp_path / "x.WAV").format == "WAV"
+
+
 def test_a_folder_may_have_a_dot_in_its_name(codecs, speech, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.wav").write_bytes(speech.read_bytes())
@@ -355,6 +363,19 @@ def test_segments_are_refused_where_they_do_nothing(codecs, speech):
         (lambda p: write(p / "x.wav", 20000), ["encode", "x.wav"], "; expected floats in [-1, 1]: divide 16-bit"),
         (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "--bandwidth", "7"], "bandwidth=7 kbps is not offered"),
         (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "-o", ".", "--format", "codes"], "it is a folder"),
+        (lambda p: write(p / "x.wav", 0), ["encode", "x.wav", "-o", "new/"], "cannot write new/: it is a folder"),
+        (lambda p: None, ["decode", "x.codes", "-o", "new/"], "cannot write new/: it is a folder"),
+        (lambda p: None, ["generate", "--text", "one", "-o", "new/"], "cannot write new/: it is a folder"),
+        (
+            lambda p: write(p / "x.wav", 0),
+            ["encode", "x.wav", "--segment-seconds", "inf"],
+            "--segment-seconds inf: give a number from 1 to below 86400",
+        ),
+        (
+            lambda p: write(p / "x.wav", 0),
+            ["encode", "x.wav", "--segment-seconds", "0.5"],
+            "--segment-seconds 0.5: give a number from 1",
+        ),
         (
             lambda p: write(p / "x.wav", 0),
             ["encode", "x.wav", "-o", "x.wav", "--format", "codes"],

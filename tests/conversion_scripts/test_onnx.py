@@ -132,6 +132,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     model = TINY["hificodec"].model()
     with pytest.raises(ValueError, match="samples=1501 is no whole number of frames .*take 1520"):
         export_onnx(model, tmp_path, 1501, dynamic=True)
+    with pytest.raises(ValueError, match="num_quantizers"):
+        export_onnx(model, tmp_path / "new", 1520, num_quantizers=99)
     with pytest.raises(ValueError, match="weights are torch.bfloat16; export them in float32"):
         export_onnx(model.bfloat16(), tmp_path, 1500)
     assert not list(tmp_path.iterdir())

@@ -36,6 +36,12 @@ def test_a_csv_line_that_does_not_fit_is_named(tmp_path, line):
         read_metadata(tmp_path)
 
 
+def test_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,text,text\na.wav,raw,normalised\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv has two columns of one name \(file_name, text, text\)"):
+        read_metadata(tmp_path)
+
+
 @pytest.mark.parametrize("line", ['b.wav,"never closed,2\nc.wav,x,3', 'b.wav,"Well" he said,2'])
 def test_quotation_marks_that_do_not_fit_swallow_no_rows(tmp_path, line):
     (tmp_path / "metadata.csv").write_text(f"file_name,text,take\na.wav,x,1\n{line}\n")

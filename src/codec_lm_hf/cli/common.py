@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -133,22 +135,34 @@ def _spooled(stream: BinaryIO) -> Iterator[BinaryIO]:
         yield spool
 
 
-def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> list[tuple[Path, Path]]:
+def file_named(output: str) -> Path:
+    """Where one file is to be written.
+
+    Raises:
+        IsADirectoryError: it ends with a slash; a `Path` no longer says so.
+    """
+    if output.endswith(("/", os.sep)):
+        raise IsADirectoryError(f"cannot write {output}: it is a folder; name a file in it.")
+    return Path(output)
+
+
+def pairs(source: Path, output: str | None, found: list[Path], suffix: str) -> list[tuple[Path, Path]]:
     """What to read and where to write: one file, or every file found in a folder, keeping its layout.
 
     What comes from a pipe goes to standard output by default.
 
     Raises:
         FileNotFoundError: nothing to read.
+        IsADirectoryError: one file, to be written to what ends with a slash.
         ValueError: two files of the folder would be written to one place, or a file over itself; or a folder to
             standard output.
     """
     if source.is_dir():
-        if output == STDIO:
+        if output == str(STDIO):
             raise ValueError(f"{source} is a folder, and standard output takes one file: name a folder with -o.")
         if not found:
             raise FileNotFoundError(f"{source} holds no file to work on.")
-        target = output or source
+        target = Path(output or source)
         todo = [(path, target / path.relative_to(source).with_suffix(suffix)) for path in found]
         taken: dict[Path, Path] = {}
         for path, written in todo:
@@ -159,8 +173,8 @@ def pairs(source: Path, output: Path | None, found: list[Path], suffix: str) -> 
             taken[written] = path
         return todo
     if source == STDIO or (source.exists() and not source.is_file()):
-        return [(source, output or STDIO)]
-    target = output or source.with_suffix(suffix)
+        return [(source, file_named(output) if output else STDIO)]
+    target = file_named(output) if output else source.with_suffix(suffix)
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{source} would be replaced by what is made of it; write to another file (-o).")
     return [(source, target)]
@@ -181,8 +195,9 @@ def run_over(source: Path, todo: list[tuple[Path, Path]], work: Callable[[Path, 
         try:
             with output_file(target) as file:
                 work(path, file, target.suffix)
-        except ValueError as error:
-            if len(todo) == 1:
+        except (ValueError, OSError) as error:
+            # Whatever else the system refuses, as on a full disk, it would refuse for the other files, too.
+            if len(todo) == 1 or (isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG):
                 raise
             bad.append(str(error))
     if bad:

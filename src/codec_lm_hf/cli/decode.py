@@ -16,9 +16,12 @@ def decode(
         Path, typer.Argument(help=".codes, .ecdc, .lyra or .dac file, a folder of them, or - for standard input.")
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--output", "-o", help="Audio file, folder, or -; by default .wav beside the codes, never over one."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Audio file, folder, or -; by default .wav beside the codes, never over one.",
         ),
     ] = None,
     codec: Annotated[

@@ -16,7 +16,7 @@ _OVERLAP = 0.01
 def encode(
     source: Annotated[Path, typer.Argument(help="Audio file, folder of audio files, or - for standard input.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File, folder, or - for standard output.")
+        str | None, typer.Option("--output", "-o", metavar="PATH", help="File, folder, or - for standard output.")
     ] = None,
     codec: Annotated[
         str | None, typer.Option(help="Directory or repository id; the bundled codec by default.")
@@ -31,7 +31,6 @@ def encode(
     segment_seconds: Annotated[
         float | None,
         typer.Option(
-            min=1.0,
             help="Code .codes files in overlapping segments of this length, each by itself; by default "
             f"{SEGMENT_SECONDS:g} for codecs that look at the whole signal (`codec-lm info` says so), others as one "
             "signal.",
@@ -46,8 +45,8 @@ def encode(
     from .common import SUFFIXES, load_codec, load_entropy_lm, pairs, run_over
 
     suffix = f".{file_format}" if file_format else ".codes"
-    if output and output.suffix and not file_format and not source.is_dir():
-        suffix = output.suffix
+    if output and Path(output).suffix and not file_format and not source.is_dir():
+        suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"unknown format {suffix!r}; choose .codes, .ecdc, .lyra or .dac (--format codes).")
     if lm is not None and suffix != ".ecdc":
@@ -68,8 +67,10 @@ def use_segments(model, seconds: float | None) -> None:
     """Let `model` code segments of `seconds`; by default only where memory would grow with the signal otherwise.
 
     Raises:
-        ValueError: the codec can do it exactly, or has segments of its own.
+        ValueError: less than a second or more than a day; the codec can do it exactly, or has segments of its own.
     """
+    if seconds is not None and not 1 <= seconds < 86400:
+        raise ValueError(f"--segment-seconds {seconds:g}: give a number from 1 to below 86400, or leave it out.")
     if seconds is not None and (model.streamable or model.config.chunk_length is not None):
         raise ValueError(
             f"--segment-seconds {seconds:g}: this codec needs none, it "

@@ -10,7 +10,9 @@ import typer
 
 def generate(
     text: Annotated[str, typer.Option(help="What to say, or a description of the music or sound.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Audio file, or - for standard output.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="PATH", help="Audio file, or - for standard output.")
+    ],
     model: Annotated[
         str, typer.Option(help="Directory or repository id of a language model with its processor.")
     ] = "bundled:tts",
@@ -43,12 +45,13 @@ def generate(
     from ..modeling.auto import family_at
     from ..pretrained import is_bundled, locate
     from ..processing.audio import file_format, load_audio
-    from .common import output_file
+    from .common import file_named, output_file
     from .decode import write_audio
 
     if max_seconds is not None and not 0 < max_seconds < math.inf:
         raise ValueError(f"--max-seconds {max_seconds:g}: give a positive number, or leave it out.")
-    suffix = output.suffix or ".wav"
+    written = file_named(output)
+    suffix = written.suffix or ".wav"
     file_format(suffix)  # one that is unknown is refused before the work, not after it
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -81,11 +84,11 @@ def generate(
     options = {name: value for name, value in options.items() if value is not None}
     inputs = processor(text, **given)
     # Opened first: where nothing can be written, nothing is generated.
-    with output_file(output) as file:
+    with output_file(written) as file:
         codes = lm.generate(**inputs, seed=seed, **options)
         waves = [wave.numpy() for wave in processor.batch_decode(codes)]
         if not waves[0].shape[1]:
             raise ValueError("the model ended at once: there is nothing to write. Try another --seed.")
         write_audio(file, waves, config.sampling_rate, len(waves[0]), suffix)
-    if str(output) != "-":
+    if output != "-":
         typer.echo(f"written to {output} ({len(waves[0][0]) / config.sampling_rate:.1f} s)")

@@ -29,7 +29,7 @@ def info(
     from ..pretrained import locate
     from .common import BUNDLED, SUFFIXES
 
-    if target and (Path(target).is_file() or Path(target).suffix in SUFFIXES and not Path(target).exists()):
+    if target and (Path(target).is_file() or Path(target).suffix.lower() in SUFFIXES and not Path(target).exists()):
         rows = _file(Path(target))
     else:
         place = locate(target or BUNDLED)
@@ -45,7 +45,7 @@ def _file(path: Path) -> dict:
     from ..bitstream.codes import CodesReader
     from .common import input_file
 
-    if path.suffix == ".lyra":
+    if path.suffix.lower() == ".lyra":
         raise ValueError(f"{path}: .lyra files have no header to show; decode them with --codec and --bandwidth.")
     with input_file(path) as file:
         if file.read(len(ecdc.MAGIC)) == ecdc.MAGIC:

@@ -83,8 +83,6 @@ def export_onnx(
         raise ValueError(f"the weights are {model.dtype}; export them in float32: model.float().")
     config = model.config
     frames = _any_frames(model, samples) if dynamic else None
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     model.eval().fuse()
     audio = torch.zeros(1, config.audio_channels, samples, device=model.device)
     encoded = model.encode(audio, num_quantizers=num_quantizers)
@@ -104,6 +102,9 @@ def export_onnx(
         "frames": encoded.audio_codes.shape[2],
         "dynamic": dynamic,
     }
+    output = Path(output)
+    # After what may be refused; before the export, which takes minutes and is not to be lost.
+    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".onnx.", dir=output) as partial:
         encoder = _export(
             _Encoder(model, num_quantizers), (audio,), ["input_values"], names, encoder_axes, translations

@@ -18,7 +18,7 @@ def read_metadata(folder: str | Path) -> list[dict[str, Any]] | None:
     What a CSV file holds is text; JSON keeps its types.
 
     Raises:
-        ValueError: a line names no file; the file is not UTF-8, or no CSV.
+        ValueError: a line names no file; the file is not UTF-8, or no CSV; two of its columns have one name.
     """
     for name in NAMES:
         path = Path(folder) / name
@@ -54,6 +54,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(reader: csv.DictReader, path: Path) -> Iterator[dict[str, str]]:
     while (row := _next_row(reader, path)) is not None:
+        if len(set(reader.fieldnames)) < len(reader.fieldnames):
+            names = ", ".join(reader.fieldnames)
+            raise ValueError(f"{path} has two columns of one name ({names}); rename one of them.")
         if not row.get("file_name") or None in row or None in row.values():
             names = ", ".join(reader.fieldnames)
             raise ValueError(
