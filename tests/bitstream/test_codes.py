@@ -80,6 +80,12 @@ def test_every_flipped_bit_is_noticed(position):
         read(bytes(data))
 
 
+@pytest.mark.parametrize("more", [b"\0", sample()])
+def test_what_follows_the_end_is_noticed(more):
+    with pytest.raises(BitstreamError, match="something follows the end of the codes, as where files were joined"):
+        read(sample() + more)
+
+
 @given(junk=st.binary(max_size=200))
 @settings(max_examples=100, deadline=None)
 def test_junk_is_refused(junk):
@@ -118,6 +124,12 @@ def test_a_header_that_lies_is_refused_though_its_checksum_is_right(field, value
     text = json.dumps({**asdict(header()), field: value}).encode()
     start = b"CLMC" + struct.pack("<BI", 1, len(text)) + text
     with pytest.raises(BitstreamError, match=message):
+        read(start + struct.pack("<I", zlib.crc32(start)))
+
+
+def test_a_header_without_end_is_refused():
+    start = b"CLMC" + struct.pack("<BI", 1, 60000) + b"[" * 60000
+    with pytest.raises(BitstreamError, match="the header is not understood"):
         read(start + struct.pack("<I", zlib.crc32(start)))
 
 

@@ -87,6 +87,18 @@ def test_the_length_is_that_of_the_audio(recording):
     assert recording[1].shape == (1, 5000)
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_missing_blocks_are_noticed(kept):
+    """Each block has a checksum, and none of them says how many there are."""
+    model, file = MODELS["stft_codec"], io.BytesIO()
+    writer = CodesWriter(file, CodesHeader.of(model))
+    for _ in range(kept):
+        writer.write(np.zeros((model.config.num_codebooks, 10), int))
+    writer.close(20 * model.config.hop_length)
+    with pytest.raises(BitstreamError, match=r"of the \d+ that there should be: blocks are missing"):
+        decoded(file.getvalue())
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_bytes_never_become_audio(recording, data):

@@ -229,7 +229,8 @@ class CodesReader:
         file: binary, open for reading; need not be seekable.
 
     Raises:
-        BitstreamError: here or while iterating: not such a file, another version, cut short, or damaged.
+        BitstreamError: here or while iterating: not such a file, another version, cut short, damaged, or
+            with something after its end.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -240,7 +241,9 @@ class CodesReader:
             raise BitstreamError(f"this is no .codes file: it begins with {start[:4]!r}, not {MAGIC!r}.")
         version, length = struct.unpack("<BI", start[4:])
         if version != VERSION:
-            raise BitstreamError(f"this .codes file has version {version}; this program reads version {VERSION}.")
+            raise BitstreamError(
+                f"this .codes file has version {version}; this program reads version {VERSION}: update codec-lm-hf."
+            )
         if length > MAX_HEADER:
             raise BitstreamError(
                 f"the header claims {length} bytes (at most {MAX_HEADER} are allowed): the file is damaged."
@@ -249,7 +252,7 @@ class CodesReader:
         self._check(start + text, "header")
         try:
             self.header = CodesHeader(**json.loads(text))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise BitstreamError(f"the header is not understood: {error}") from error
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -261,6 +264,10 @@ class CodesReader:
             if frames == 0:
                 samples = self._read(8, "end")
                 self._check(start + samples, "end")
+                if self.file.read(1):
+                    raise BitstreamError(
+                        "something follows the end of the codes, as where files were joined: decode each by itself."
+                    )
                 (self.samples,) = struct.unpack("<Q", samples)
                 return
             if frames > MAX_FRAMES:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..modeling.codec_base import CodecPreTrainedModel
+from .errors import BitstreamError
 
 Codes = tuple[np.ndarray, np.ndarray | None]
 
@@ -67,6 +68,9 @@ def trimmed(blocks: Iterable[np.ndarray], reader) -> Iterator[np.ndarray]:
     The end of the audio is held back by two frames, so that nothing needs to be taken back. A codec whose frames
     decode to a few samples less than they were made of (DAC) is helped out with zeros, as in
     `CodecPreTrainedModel.decode`.
+
+    Raises:
+        BitstreamError: blocks are missing.
     """
     held: np.ndarray | None = None
     keep, done = 2 * reader.header.hop_length, 0
@@ -77,10 +81,14 @@ def trimmed(blocks: Iterable[np.ndarray], reader) -> Iterator[np.ndarray]:
             yield held[:, :ready]
             done += ready
             held = held[:, ready:]
+    decoded = done + (0 if held is None else held.shape[1])
+    missing = max(0, reader.samples - decoded)
+    if missing > reader.header.hop_length:
+        raise BitstreamError(
+            f"the codes give {decoded} samples of the {reader.samples} that there should be: blocks are missing."
+        )
     if held is not None:
-        rest = held[:, : max(0, reader.samples - done)]
-        missing = min(reader.samples - done - rest.shape[1], reader.header.hop_length)
-        yield np.pad(rest, ((0, 0), (0, missing)))
+        yield np.pad(held[:, : max(0, reader.samples - done)], ((0, 0), (0, missing)))
 
 
 def _encode_stream(model: CodecPreTrainedModel, blocks: Iterable[np.ndarray], count: int | None) -> Iterator[Codes]:
