@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
+from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash, logging
 
 from .registry import Family, family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+logger = logging.get_logger(__name__)
 
 STUB = "codec_lm_hf_stub.py"
 _STUB_TEXT = '''"""Gives `trust_remote_code=True` the classes of the installed package: pip install codec-lm-hf."""
@@ -148,25 +150,29 @@ class HubModelMixin(_InstalledCode):
         max_shard_size: int | str = "50GB",
         tags: list[str] | None = None,
     ) -> CommitInfo:
-        """Upload configuration, weights, and our model card if nobody has written one for the repository yet.
+        """Upload configuration, weights, and our model card where there is none yet; one that is there stays.
 
         Args:
             repo_id: where to; made if it does not exist.
             license: of these weights, for the card: see `build_model_card`.
             commit_message, commit_description, private, token, revision, create_pr, max_shard_size: as in
                 `PreTrainedModel.push_to_hub`.
-            tags: for the card, if it is ours.
+            tags: for the card.
         """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        card = _own_card(repo_id, token)
-        if card is None and _row(self.config) is not None:
-            card = build_model_card(self.config, repo_id, license, tags=tags)
+        has_card = _has_card(repo_id, revision, token)
+        if has_card and (license or tags):
+            logger.warning(
+                f"{repo_id} has a model card, which stays as it is, without license={license!r} and tags={tags!r}; "
+                "huggingface_hub.metadata_update sets them."
+            )
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory, max_shard_size=max_shard_size)
-            if card is not None:
+            if not has_card and _row(self.config) is not None:
+                card = build_model_card(self.config, repo_id, license, tags=tags)
                 card.save(Path(directory, "README.md"))
             return api.upload_folder(
                 repo_id=repo_id,
@@ -275,13 +281,13 @@ def _row(config: PreTrainedConfig) -> Family | None:
     return row if row is not None and type(config) is row.load("config") else None
 
 
-def _own_card(repo_id: str, token: bool | str | None) -> ModelCard | None:
-    """The card that somebody wrote for a repository."""
+def _has_card(repo_id: str, revision: str | None, token: bool | str | None) -> bool:
+    """Whether a repository has a card that is not transformers' placeholder."""
     try:
-        card = ModelCard.load(repo_id, token=token)
+        card = hf_hub_download(repo_id, "README.md", revision=revision, token=token)
     except EntryNotFoundError:
-        return None
-    return None if _PLACEHOLDER in card.text else card
+        return False
+    return _PLACEHOLDER not in Path(card).read_text(encoding="utf-8")
 
 
 def _commit(name_or_path, subfolder: str | None, revision: str | None, cache_dir: str | None) -> str | None:

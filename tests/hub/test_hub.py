@@ -134,8 +134,9 @@ def test_card_says_what_it_is_and_its_example_runs(hub, pushed, new_client):
     assert shapes == [[config.num_codebooks, 1, config.audio_channels, 5000] for config in configs.values()]
 
 
-def test_card_of_somebody_else_is_kept_and_a_placeholder_is_not(hub, saved, new_client):
+def test_card_of_somebody_else_is_kept_and_a_placeholder_is_not(hub, saved, new_client, tmp_path):
     push = """
+        import logging
         import codec_lm_hf
         from huggingface_hub import ModelCard
         from transformers import AutoFeatureExtractor, AutoModel
@@ -144,14 +145,20 @@ def test_card_of_somebody_else_is_kept_and_a_placeholder_is_not(hub, saved, new_
         ModelCard("---\\nlicense: cc-by-4.0\\n---\\n# By hand\\n").push_to_hub("alice/card")
         for revision in (None, "dev"):
             AutoModel.from_pretrained(argv[0]).push_to_hub("alice/card", license="mit", revision=revision)
-        print("null")
+        ModelCard("---\\nlicense: cc0-1.0\\n---\\n# Of dev\\n").push_to_hub("alice/card", revision="dev")
+        said = []
+        logging.getLogger("codec_lm_hf.hub").addFilter(lambda record: said.append(record.getMessage()))
+        for options in ({}, {"license": "mit", "tags": ["new"]}):
+            AutoModel.from_pretrained(argv[1]).push_to_hub("alice/card", revision="dev", **options)
+        print(json.dumps(said))
     """
-    new_client().run(push, saved["encodec"])
+    said = new_client().run(push, saved["encodec"], save(louder("encodec"), "encodec", tmp_path))
+    assert len(said) == 1 and "stays as it is, without license='mit' and tags=['new']" in said[0]
     repo = hub.model("alice/card")
     assert repo.branches.keys() == {"main", "dev"}
     cards = [ModelCard(files["README.md"].content.decode()) for files in list(repo.commits.values())[1:]]
-    assert [card.data.license for card in cards] == [None, "mit", "cc-by-4.0"]
-    assert "automatically generated" in cards[0].text and "# By hand" in cards[-1].text
+    assert [card.data.license for card in cards] == [None, "mit", "cc-by-4.0", "cc0-1.0", "cc0-1.0"]
+    assert "automatically generated" in cards[0].text and "# By hand" in cards[2].text
 
 
 def test_card_without_a_licence_says_so():
