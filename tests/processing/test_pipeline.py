@@ -62,6 +62,8 @@ def test_several_texts_and_no_prompt(tmp_path):
     found = speak(TEXTS, generate_kwargs=OPTIONS)
     for text, said in zip(TEXTS, found, strict=True):
         np.testing.assert_array_equal(said["audio"], by_hand(folder, text))
+    tries = speak(TEXTS, generate_kwargs={**OPTIONS, "num_return_sequences": 2})
+    assert [[wave.ndim for wave in said["audio"]] for said in tries] == [[1, 1], [1, 1]]
     speak.save_pretrained(tmp_path / "again")
     again = transformers.pipeline("text-to-audio", model=str(tmp_path / "again"))
     np.testing.assert_array_equal(again(TEXTS[0], generate_kwargs=OPTIONS)["audio"], found[0]["audio"])

@@ -259,16 +259,18 @@ class CodecLMProcessor(RemoteStubMixin, ProcessorMixin):
             waves.append(self.codec.decode(sides, scales).audio_values.flatten(0, 1).float().cpu())
         return waves
 
-    def decode(self, codes: Tensor | np.ndarray | Sequence) -> Tensor:
-        """The waveform `(channels, samples)` of one row: `(codebooks, frames)` or `(1, codebooks, frames)`.
+    def decode(self, codes: Tensor | np.ndarray | Sequence) -> Tensor | list[Tensor]:
+        """The waveform `(channels, samples)` of one row, `(codebooks, frames)` or `(1, codebooks, frames)`.
+
+        Of several rows, all their waveforms, as `batch_decode` gives them: a pipeline of transformers decodes by this
+        whatever number `num_return_sequences` asked for.
 
         Raises:
-            ValueError: several rows, or as `batch_decode`.
+            ValueError: as `batch_decode`.
         """
         codes = as_codes(codes)
-        if codes.ndim == 3 and len(codes) != 1:
-            raise ValueError(f"decode takes one row of codes, got {len(codes)}; batch_decode takes several.")
-        return self.batch_decode(codes if codes.ndim == 3 else codes[None])[0]
+        waves = self.batch_decode(codes if codes.ndim == 3 else codes[None])
+        return waves[0] if len(waves) == 1 else waves
 
     def pad(self, features: Sequence[dict], pad_to_multiple_of: int | None = None) -> BatchFeature:
         """A batch of rows, `data_collator` of a `Trainer`: codes padded by -100, anything else by 0.
