@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -346,6 +347,19 @@ def test_each_row_is_answered_as_often_as_asked_for(name):
     settings = copy.deepcopy(model.generation_config)
     settings.update(num_return_sequences=2, **{key: options[key] for key in ("max_new_tokens", "do_sample")})
     assert torch.equal(model.generate(**given, generation_config=settings, seed=3), expected)
+
+
+@every_lm
+def test_weights_that_are_in_place_only_while_a_module_is_called(name):
+    """As accelerate offloads them, to the disk or from a GPU."""
+    case, model = TINY_LM[name], model_of(name)
+    inputs, offloaded = case.batch([5, 9]), copy.deepcopy(model)
+    cpu_offload(offloaded, execution_device="cpu")
+    assert offloaded.device.type == "meta"
+    assert torch.equal(loss_of(offloaded, inputs), loss_of(model, inputs))
+    given, _ = case.prompts(inputs)
+    options = {"max_new_tokens": 6, "min_new_tokens": 4, "do_sample": True, "seed": 3, "repetition_penalty": 1.1}
+    assert torch.equal(offloaded.generate(**given, **options), model.generate(**given, **options))
 
 
 @every_lm

@@ -383,6 +383,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
 
     def _decoding(
         self,
+        device: torch.device,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
@@ -392,7 +393,7 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         fillers: int = 0,
         **kwargs,
     ) -> Decoding:
-        """What `generate` was given, checked.
+        """What `generate` was given, checked. `device` is that of ids, if one of them ends rows: `end_id`.
 
         Raises:
             ValueError: an argument that no `GenerationConfig` has, or a way of decoding that the loop does not know.
@@ -413,12 +414,12 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
             )
         options.eos_token_id = options.pad_token_id = end_id
         options.bos_token_id = None
-        self._prepare_special_tokens(options, device=self.device)
+        self._prepare_special_tokens(options, device=device)
         guidance, options.guidance_scale = options.guidance_scale, None
         with warnings.catch_warnings():
             # They warn of prompts that they do not see; what is in the sequence, they do see here.
             warnings.filterwarnings("ignore", message=".*inputs_embeds.*")
-            processors = self._get_logits_processor(options, 0, None, None, logits_processor, self.device, {})
+            processors = self._get_logits_processor(options, 0, None, None, logits_processor, device, {})
         options.guidance_scale = guidance
         criteria = StoppingCriteriaList(stopping_criteria or [])
         if options.max_time is not None:

@@ -363,7 +363,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
             ValueError: inputs that do not fit the configuration, or unknown arguments.
         """
         config, kwargs = self.config, dict(kwargs)
-        decoding = self._decoding(fillers=1, **kwargs)
+        decoding = self._decoding(self.device, fillers=1, **kwargs)
         window = int(config.max_duration * config.frame_rate) if window is None else window
         stride = int(config.extend_stride * config.frame_rate) if stride is None else stride
         for name, frames in {"window": window, "stride": stride}.items():
@@ -503,8 +503,9 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
                 "give input_ids or encoder_hidden_states, one of them; get_unconditional_inputs() makes some without "
                 "a text."
             )
-        shape = (input_ids if states is None else states).shape[:2]
-        mask = torch.ones(shape, device=self.device) if attention_mask is None else attention_mask
+        given = input_ids if states is None else states
+        shape = given.shape[:2]
+        mask = torch.ones(shape, device=given.device) if attention_mask is None else attention_mask
         if mask.shape != shape or 0 in shape or (batch is not None and len(mask) != batch):
             raise ValueError(
                 f"the text has shape {tuple(shape)}, attention_mask {tuple(mask.shape)}"

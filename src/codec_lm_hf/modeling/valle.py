@@ -181,7 +181,7 @@ class ValleForConditionalGeneration(ValleGenerationMixin, CodecLMPreTrainedModel
         lengths = check_ends("labels", labels)
         stage, items = self.config.train_stage, kwargs.get("num_items_in_batch")
         frames = lengths.sum() if items is None else items / self.config.num_codebooks
-        prompt = self._prompt(prompt_codes, len(text.ids))
+        prompt = self._prompt(prompt_codes, text)
         symbols = self._frame_symbols(text, prompt, labels, prompt_durations, durations)
         losses, logits, advance_logits, nar_logits, levels, predicted = [], None, None, None, (), {}
         if stage in ("both", "ar"):
@@ -347,10 +347,10 @@ class ValleForConditionalGeneration(ValleGenerationMixin, CodecLMPreTrainedModel
             raise ValueError("attention_mask must be 1 up to each row's end and 0 after it: pad texts on the right.")
         return Text(input_ids, valid, None if prenet_sees_padding else valid)
 
-    def _prompt(self, prompt_codes: Tensor | None, batch: int) -> Tensor:
+    def _prompt(self, prompt_codes: Tensor | None, text: Text) -> Tensor:
         if prompt_codes is None:
-            return torch.empty(batch, self.config.num_codebooks, 0, dtype=torch.long, device=self.device)
-        return self._check_codes("prompt_codes", prompt_codes, batch)
+            return text.ids.new_empty(len(text.ids), self.config.num_codebooks, 0, dtype=torch.long)
+        return self._check_codes("prompt_codes", prompt_codes, len(text.ids))
 
     def _frame_symbols(
         self,

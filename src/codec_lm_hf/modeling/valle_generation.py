@@ -116,11 +116,11 @@ class ValleGenerationMixin:
             ValueError: inputs that do not fit the configuration, or unknown arguments.
         """
         text = self._text(input_ids, attention_mask)
-        prompt = self._prompt(prompt_codes, len(text.ids))
+        prompt = self._prompt(prompt_codes, text)
         lengths = check_ends("prompt_codes", prompt)
         prompt_symbols = self._frame_symbols(text, prompt, None, prompt_durations, None)
         end = None if self.config.monotonic_alignment else self.config.end_id
-        decoding = self._decoding(end_id=end, **kwargs)
+        decoding = self._decoding(text.ids.device, end_id=end, **kwargs)
         first = prompt[:, 0].where(prompt[:, 0] >= 0, self.config.end_id)
         if self.config.prepend_bos:
             first, lengths = nn.functional.pad(first, (1, 0), value=self.config.begin_id), lengths + 1

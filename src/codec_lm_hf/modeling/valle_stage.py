@@ -230,7 +230,8 @@ class NarStage(ValleStage):
         before = torch.arange(prompt.shape[-1], device=codes.device).expand(len(codes), -1)
         after = prompt_valid.sum(1, keepdim=True) + torch.arange(codes.shape[-1], device=codes.device)
         audio = self.embed_audio(embedded, torch.cat([before, after], dim=1), told, positions_first)
-        condition = self.stage_embeddings[level - 1].weight[None]
+        # Not its weight itself: what offloads weights puts them in place when a module is called.
+        condition = self.stage_embeddings[level - 1](codes.new_zeros(1, 1))
         hidden = self(text, audio, torch.cat([prompt_valid, valid], dim=1), condition)
         return self.heads[level - 1](hidden[:, prompt.shape[-1] :])
 

@@ -79,8 +79,9 @@ class AlignedSymbols(nn.Module):
         nothing, count = self.tables[0].num_embeddings - 1, ids.shape[1]
         ids = nn.functional.pad(ids.where(valid, nothing), (self.context, self.context), value=nothing)
         symbols = sum(table(ids[:, offset : offset + count]) for offset, table in enumerate(self.tables))
-        none = sum(table.weight[nothing] for table in self.tables)
-        return torch.cat([symbols, none.expand(len(ids), 1, -1)], dim=1)
+        # Not of their weights themselves: what offloads weights puts them in place when a module is called.
+        none = sum(table(ids.new_full((len(ids), 1), nothing)) for table in self.tables)
+        return torch.cat([symbols, none], dim=1)
 
     @staticmethod
     def at(symbols: Tensor, places: Tensor) -> Tensor:
