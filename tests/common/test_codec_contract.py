@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload, dispatch_model
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from hypothesis import HealthCheck, given, settings
@@ -464,6 +465,34 @@ def test_save_and_load(name, tmp_path):
         assert torch.equal(loaded.encode(audio).audio_codes, codes)
     for auto in (AutoFeatureExtractor, AutoProcessor):
         assert auto.from_pretrained(tmp_path).to_dict() == extractor.to_dict()
+
+
+@pytest.mark.parametrize("device_map", [{"": "disk"}, {"": "cpu", "decoder": "disk"}, {"": "cpu", "decoder": 0}])
+def test_a_codec_is_loaded_whole(device_map, tmp_path):
+    model = TINY["encodec"].model()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a codec stays whole, on one device: got (0, cpu|cpu, disk|disk)"):
+        AutoModel.from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "off")
+    audio = noise(model, 500)
+    for one in ("auto", "cpu", {"": "cpu"}):
+        # Of a device with less memory transformers would leave parts to the next.
+        found = AutoModel.from_pretrained(tmp_path, device_map=one, max_memory={"cpu": 20_000})
+        assert torch.equal(found.encode(audio).audio_codes, model.encode(audio).audio_codes)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_codec_that_was_offloaded_says_so(whole):
+    model = TINY["encodec"].model()
+    if whole:
+        cpu_offload(model, execution_device="cpu")
+    else:
+        places = {name: "cpu" for name, _ in model.named_children()}
+        dispatch_model(model, places | {"decoder": "meta"}, main_device="cpu", state_dict=model.state_dict())
+    for call in (lambda: model.encode(noise(model, 500)), lambda: model.decode(torch.zeros(1, 1, 5).long())):
+        with pytest.raises(ValueError, match="a codec stays whole, on one device: got .*meta"):
+            call()
+    with pytest.raises(ValueError, match="a codec stays whole"):
+        model.encode_chunk(noise(model, 500), model.init_stream())
 
 
 @every_codec

@@ -569,6 +569,22 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
     # --- weights ---------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, device_map=None, **kwargs):
+        """As in transformers, except that a codec stays whole: `device_map="auto"` is the first device there is.
+
+        Raises:
+            OSError: as in transformers, or the weights are damaged.
+            ValueError: a `device_map` that names several devices, or the disk.
+        """
+        if isinstance(device_map, str) and device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+            from accelerate.utils import get_max_memory
+
+            device_map = {"": next(iter(get_max_memory(kwargs.get("max_memory"))))}
+        elif isinstance(device_map, dict):
+            cls._check_whole(device_map)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, device_map=device_map, **kwargs)
+
     @property
     def dtype(self) -> torch.dtype:
         """Type of the decoder's weights. What makes codes is not in half precision when they are."""

@@ -18,6 +18,22 @@ class CodecChecks:
     config: CodecConfig
     streamable: bool
 
+    @staticmethod
+    def _check_whole(device_map: dict) -> None:
+        """Refuse to have a codec in parts: its layers read each other's weights, past what would fetch them."""
+        devices = {str(device) for device in device_map.values()}
+        if len(devices) > 1 or devices & {"disk", "meta"}:
+            raise ValueError(
+                f"a codec stays whole, on one device: got {', '.join(sorted(devices))}. Load it with "
+                "device_map={'': device}, and do not offload it; it is small beside a language model."
+            )
+
+    def _check_placed(self) -> None:
+        """Refuse to run in parts, as accelerate's functions leave a model."""
+        if not torch.compiler.is_compiling():
+            self._check_whole(getattr(self, "hf_device_map", {}))
+            self._check_whole({"": self.device})
+
     def _check_given(self, method: str, given: dict, known: tuple[str, ...]) -> None:
         """Refuse what a method is given beside its own arguments, unless it is known."""
         unknown = sorted(set(given) - set(known))
@@ -54,6 +70,7 @@ class CodecChecks:
 
     def _check_audio(self, input_values: Tensor, padding_mask: Tensor | None) -> Tensor | None:
         """Refuse what is not audio; the rows' lengths where they differ, else `None`."""
+        self._check_placed()
         self._check_tensor("input_values", input_values)
         channels = self.config.audio_channels
         if input_values.ndim != 3 or input_values.shape[1] != channels:
@@ -126,6 +143,7 @@ class CodecChecks:
         return mask
 
     def _check_codes(self, codes: Tensor, empty: bool = False) -> None:
+        self._check_placed()
         self._check_tensor("audio_codes", codes)
         available, size = self.config.num_codebooks, self.config.codebook_size
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
@@ -165,6 +183,7 @@ class CodecChecks:
         if coded:
             self._check_codes(x, empty=True)
         else:
+            self._check_placed()
             self._check_samples(x)
 
     def _frames_of_groups(self, codes: Tensor, mask: Tensor | None, state: CodecStream) -> list[int]:
