@@ -66,6 +66,38 @@ def test_every_family_is_registered_under_its_auto_classes():
             assert auto._model_mapping[type(config)] is row.load("model")
 
 
+@pytest.mark.parametrize(
+    ("written", "reader"),
+    [
+        ("dac_codec", "EncodecCodecModel"),
+        ("dac", "EncodecCodecModel"),
+        ("dac_codec", "ValleForConditionalGeneration"),
+        ("valle_codec_lm", "MusicGenLMForConditionalGeneration"),
+        ("valle_codec_lm", "CodecDiscriminator"),
+    ],
+)
+def test_a_checkpoint_of_another_family_is_refused(written, reader, tmp_path):
+    """As all of its weights would be random."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": written, "hidden_size": 32}))
+    model_class = getattr(codec_lm_hf, reader)
+    with pytest.raises(ValueError, match=f"has model_type '{written}', which is not for .*: load it as (Dac|Valle)"):
+        model_class.from_pretrained(tmp_path)
+
+
+def test_a_class_made_of_another_reads_its_checkpoints(tmp_path):
+    config_class, model_class = type(TINY["encodec"].config()), TINY["encodec"].model_class
+    TINY["encodec"].model().save_pretrained(tmp_path)
+    own_config = type("OwnConfig", (config_class,), {"model_type": "own_codec"})
+    own_model = type("OwnModel", (model_class,), {"config_class": own_config})
+    loaded = own_model.from_pretrained(tmp_path)
+    assert type(loaded.config) is own_config and loaded.config.num_filters == TINY["encodec"].config().num_filters
+
+
+def test_a_directory_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(OSError, match="holds no config.json: give a directory that save_pretrained wrote"):
+        codec_lm_hf.AutoCodecModel.from_pretrained(tmp_path)
+
+
 def test_registering_again_changes_nothing():
     def tables():
         autos = (AutoModel, AutoModelForAudioTokenization)

@@ -32,9 +32,10 @@ def native(tmp_path):
     return model, tmp_path / "native"
 
 
-def test_native_checkpoints_load_as_our_class(native):
+def test_native_checkpoints_load_as_our_class(native, caplog):
     theirs, folder = native
     ours = codec_lm_hf.AutoCodecModel.from_pretrained(folder).eval()
+    assert not caplog.records
     assert type(ours) is codec_lm_hf.DacCodecModel
     assert ours.config.hop_length == theirs.config.hop_length and ours.config.hidden_size == theirs.config.hidden_size
     audio = torch.randn(2, 1, 20 * ours.config.hop_length) * 0.3

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
+from ..registry import family
 from .codec_base import CodecConfig
 
 # Of transformers' own `DacConfig`: what follows from other fields here, or belongs to training.
@@ -35,6 +36,7 @@ class DacCodecConfig(CodecConfig):
     """
 
     model_type = "dac_codec"
+    native_types: ClassVar[tuple[str, ...]] = family("dac").native
 
     presets: ClassVar[dict[str, dict]] = {
         "dac_16khz": {"sampling_rate": 16_000, "downsampling_ratios": (2, 4, 5, 8), "n_codebooks": 12},
@@ -81,13 +83,11 @@ class DacCodecConfig(CodecConfig):
                 "codebooks."
             )
 
-    @classmethod
-    def from_dict(cls, config_dict: dict, **kwargs):
-        """Also reads the `config.json` of transformers' own DAC checkpoints, which hold plain weights."""
-        if config_dict.get("model_type") == "dac":
-            config_dict = {key: value for key, value in config_dict.items() if key not in _NATIVE_ONLY}
-            config_dict |= {"fused": True, "quantizer_dropout": float(config_dict.get("quantizer_dropout", 0))}
-        return super().from_dict(config_dict, **kwargs)
+    @staticmethod
+    def _from_native(config_dict: dict) -> dict:
+        fields = {name: value for name, value in config_dict.items() if name not in _NATIVE_ONLY}
+        # Their weights are plain.
+        return fields | {"fused": True, "quantizer_dropout": float(fields.get("quantizer_dropout", 0))}
 
     @property
     def hop_length(self) -> int:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
+from ..registry import family
 from .codec_base import ResidualCodecConfig
 
 _RATES_24KHZ = (1.5, 3.0, 6.0, 12.0, 24.0)
@@ -41,6 +42,7 @@ class EncodecCodecConfig(ResidualCodecConfig):
     """
 
     model_type = "encodec_codec"
+    native_types: ClassVar[tuple[str, ...]] = family("encodec").native
 
     presets: ClassVar[dict[str, dict]] = {
         "encodec_24khz": {"original_name": "encodec_24khz"},
@@ -105,15 +107,12 @@ class EncodecCodecConfig(ResidualCodecConfig):
         if self.num_quantizers < 1:
             raise ValueError(f"target_bandwidths {self.target_bandwidths} are too low for a single codebook.")
 
-    @classmethod
-    def from_dict(cls, config_dict: dict, **kwargs):
-        """Also reads the `config.json` of transformers' own EnCodec checkpoints."""
-        if config_dict.get("model_type") == "encodec":
-            config_dict = {k: v for k, v in config_dict.items() if k not in ("model_type", "architectures")}
-            # They do not say what the original calls them, and only these two have a name there.
-            names = {24_000: "encodec_24khz", 48_000: "encodec_48khz"}
-            config_dict.setdefault("original_name", names.get(config_dict.get("sampling_rate")))
-        return super().from_dict(config_dict, **kwargs)
+    @staticmethod
+    def _from_native(config_dict: dict) -> dict:
+        fields = {name: value for name, value in config_dict.items() if name not in ("model_type", "architectures")}
+        # They do not say what the original calls them, and only these two have a name there.
+        names = {24_000: "encodec_24khz", 48_000: "encodec_48khz"}
+        return {"original_name": names.get(fields.get("sampling_rate")), **fields}
 
     @property
     def hop_length(self) -> int:

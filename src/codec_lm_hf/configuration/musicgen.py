@@ -13,8 +13,6 @@ _MEDIUM = {"hidden_size": 1536, "num_hidden_layers": 48, "num_attention_heads": 
 _LARGE = {"hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "condition_dropout": 0.2}
 _STEREO = {"num_codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3), "audio_channels": 2}
 _MELODY = {"text_condition": "prefix", "num_chroma": 12, "condition_dropout": 0.2}
-# What transformers calls its own models of this architecture.
-NATIVE_TYPES = family("musicgen").native
 
 
 @strict
@@ -51,6 +49,7 @@ class MusicGenLMConfig(CodecLMConfig):
     """
 
     model_type = "musicgen_codec_lm"
+    native_types: ClassVar[tuple[str, ...]] = family("musicgen").native
     # `Trainer.predict` collects `code_hits`: the rest has lengths of its own in each batch, or no rows.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["codebook_losses", "logits", "logits_mask"]
 
@@ -109,13 +108,6 @@ class MusicGenLMConfig(CodecLMConfig):
             delays.append(delays[-self.audio_channels] + 1)
         return {**super()._fields_for_codebooks(num_codebooks, codebook_size), "delays": delays}
 
-    @classmethod
-    def from_dict(cls, config_dict: dict, **kwargs):
-        """Also reads the `config.json` of transformers' own MusicGen checkpoints, with and without melodies."""
-        if config_dict.get("model_type") in NATIVE_TYPES:
-            config_dict = _from_native(config_dict)
-        return super().from_dict(config_dict, **kwargs)
-
     def validate_architecture(self):
         self._check_at_least_one("num_codebooks", "codebook_size", "num_hidden_layers", "intermediate_ratio")
         self._check_at_least_one("text_hidden_size", "frame_rate")
@@ -135,52 +127,52 @@ class MusicGenLMConfig(CodecLMConfig):
         if not 0 < self.extend_stride <= self.max_duration:
             raise ValueError(f"extend_stride must be above 0 and at most max_duration, got {self.extend_stride} s.")
 
+    @staticmethod
+    def _from_native(config_dict: dict) -> dict:
+        """Theirs is silent about the training and about windows.
 
-def _from_native(config_dict: dict) -> dict:
-    """Our fields of transformers' own configuration, which is silent about the training and about windows.
+        Raises:
+            ValueError: an architecture that no published model has.
+        """
+        from transformers import MusicgenConfig, MusicgenMelodyConfig
 
-    Raises:
-        ValueError: an architecture that no published model has.
-    """
-    from transformers import MusicgenConfig, MusicgenMelodyConfig
-
-    melody = config_dict["model_type"] == MusicgenMelodyConfig.model_type
-    native = (MusicgenMelodyConfig if melody else MusicgenConfig).from_dict(config_dict)
-    decoder, codec, text_width = native.decoder, native.audio_encoder, native.text_encoder.hidden_size
-    codebooks, width = decoder.num_codebooks, decoder.hidden_size
-    for name, value in {"activation_function": "gelu", "scale_embedding": False}.items():
-        found = getattr(decoder, name)
-        if found != value:
-            raise ValueError(f"{name}={found!r} is not supported; every published model has {value!r}.")
-    if decoder.ffn_dim % width or width in (text_width, native.num_chroma if melody else None):
-        raise ValueError(
-            f"hidden_size={width} is not supported with ffn_dim={decoder.ffn_dim} and a text encoder {text_width} "
-            "wide: ffn_dim must be a multiple, and conditions are projected to another width than their own."
-        )
-    fields = {
-        "num_codebooks": codebooks,
-        "codebook_size": decoder.vocab_size,
-        "delays": [index // decoder.audio_channels for index in range(codebooks)],
-        "audio_channels": decoder.audio_channels,
-        "sampling_rate": codec.sampling_rate,
-        "frame_rate": codec.frame_rate,
-        "hidden_size": width,
-        "num_hidden_layers": decoder.num_hidden_layers,
-        "num_attention_heads": decoder.num_attention_heads,
-        "intermediate_ratio": decoder.ffn_dim // width,
-        "text_encoder_name": None,
-        "text_hidden_size": text_width,
-        "text_condition": "prefix" if melody else "cross_attention",
-        "mask_text_padding": not melody,
-        "dropout": decoder.dropout,
-        "initializer_range": decoder.initializer_factor,
-    }
-    if melody:
-        fields["num_chroma"] = native.num_chroma
-        published = MusicGenLMConfig(**fields)
-        if published.chroma_frames != native.chroma_length:
-            # Any length with as many frames of the analysis.
-            hop = published.chroma_n_fft // 4
-            fields["max_duration"] = (native.chroma_length - 0.5) * hop / codec.sampling_rate
-            fields["extend_stride"] = fields["max_duration"] * published.extend_stride / published.max_duration
-    return fields
+        melody = config_dict["model_type"] == MusicgenMelodyConfig.model_type
+        native = (MusicgenMelodyConfig if melody else MusicgenConfig).from_dict(config_dict)
+        decoder, codec, text_width = native.decoder, native.audio_encoder, native.text_encoder.hidden_size
+        codebooks, width = decoder.num_codebooks, decoder.hidden_size
+        for name, value in {"activation_function": "gelu", "scale_embedding": False}.items():
+            found = getattr(decoder, name)
+            if found != value:
+                raise ValueError(f"{name}={found!r} is not supported; every published model has {value!r}.")
+        if decoder.ffn_dim % width or width in (text_width, native.num_chroma if melody else None):
+            raise ValueError(
+                f"hidden_size={width} is not supported with ffn_dim={decoder.ffn_dim} and a text encoder {text_width} "
+                "wide: ffn_dim must be a multiple, and conditions are projected to another width than their own."
+            )
+        fields = {
+            "num_codebooks": codebooks,
+            "codebook_size": decoder.vocab_size,
+            "delays": [index // decoder.audio_channels for index in range(codebooks)],
+            "audio_channels": decoder.audio_channels,
+            "sampling_rate": codec.sampling_rate,
+            "frame_rate": codec.frame_rate,
+            "hidden_size": width,
+            "num_hidden_layers": decoder.num_hidden_layers,
+            "num_attention_heads": decoder.num_attention_heads,
+            "intermediate_ratio": decoder.ffn_dim // width,
+            "text_encoder_name": None,
+            "text_hidden_size": text_width,
+            "text_condition": "prefix" if melody else "cross_attention",
+            "mask_text_padding": not melody,
+            "dropout": decoder.dropout,
+            "initializer_range": decoder.initializer_factor,
+        }
+        if melody:
+            fields["num_chroma"] = native.num_chroma
+            published = MusicGenLMConfig(**fields)
+            if published.chroma_frames != native.chroma_length:
+                # Any length with as many frames of the analysis.
+                hop = published.chroma_n_fft // 4
+                fields["max_duration"] = (native.chroma_length - 0.5) * hop / codec.sampling_rate
+                fields["extend_stride"] = fields["max_duration"] * published.extend_stride / published.max_duration
+        return fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from ..pretrained import is_bundled, locate
 from ..registry import FAMILIES, Family, family_of
@@ -25,8 +25,14 @@ def family_at(name_or_path: str | os.PathLike, **hub) -> Family | None:
     Raises:
         OSError: there is no checkpoint.
     """
+    return family_of(_config_at(name_or_path, **hub).get("model_type"))
+
+
+def _config_at(name_or_path: str | os.PathLike, **hub) -> dict:
     config_dict, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub)
-    return family_of(config_dict.get("model_type"))
+    if not config_dict:
+        raise OSError(f"{name_or_path} holds no {CONFIG_NAME}: give a directory that save_pretrained wrote.")
+    return config_dict
 
 
 class AutoCodecModel:
@@ -47,11 +53,12 @@ class AutoCodecModel:
             **kwargs: as in `AutoModel.from_pretrained`.
 
         Raises:
-            ValueError: the checkpoint is not a codec that this package knows.
+            OSError: there is no checkpoint.
+            ValueError: it is not a codec that this package knows.
         """
         hub = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
         place = locate(name_or_path)
-        config_dict, _ = PreTrainedConfig.get_config_dict(place, **hub)
+        config_dict = _config_at(place, **hub)
         part = CODEC_WITHIN.get(config_dict.get("model_type"))
         if part is not None:
             config_dict = config_dict[part]

@@ -13,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import CONFIG_NAME, ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ..configuration.musicgen import NATIVE_TYPES, MusicGenLMConfig
+from ..configuration.musicgen import MusicGenLMConfig
 from ..hub import Home
 from . import code_patterns
 from .auto import load_part
@@ -266,7 +266,7 @@ class MusicGenLMForConditionalGeneration(CodecLMPreTrainedModel):
     def _native_config(self) -> dict | None:
         """The configuration of the checkpoint that the model was loaded from, if it is one of transformers' own."""
         found = self._home.config()
-        return found if found.get("model_type") in NATIVE_TYPES else None
+        return found if found.get("model_type") in MusicGenLMConfig.native_types else None
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
-from ..configuration.musicgen import NATIVE_TYPES, MusicGenLMConfig
+from ..configuration.musicgen import MusicGenLMConfig
 from ..hub import Home
 from ..registry import family
 from .codec_lm_processor import CodecLMProcessor
@@ -68,7 +68,7 @@ class MusicGenLMProcessor(CodecLMProcessor):
         """As in transformers; also reads its own MusicGen checkpoints, whose codec becomes ours."""
         home = Home.of(pretrained_model_name_or_path, kwargs)
         config_dict = home.config()
-        if config_dict.get("model_type") not in NATIVE_TYPES:
+        if config_dict.get("model_type") not in MusicGenLMConfig.native_types:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         processor = cls.from_config(MusicGenLMConfig.from_dict(config_dict))
         processor._home, processor._native = home, True
