@@ -134,6 +134,10 @@ class HubModelMixin(_InstalledCode):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """As in transformers; weights are written under this class's names, wherever they came from."""
+        if kwargs.get("state_dict") is not None:
+            # A Trainer that was given `torch.compile(model)` gives the wrapper's names, which nothing would load.
+            weights = kwargs["state_dict"].items()
+            kwargs["state_dict"] = {name.removeprefix("_orig_mod."): weight for name, weight in weights}
         return super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
     def push_to_hub(

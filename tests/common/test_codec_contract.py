@@ -467,6 +467,14 @@ def test_save_and_load(name, tmp_path):
         assert auto.from_pretrained(tmp_path).to_dict() == extractor.to_dict()
 
 
+def test_what_a_trainer_saves_of_a_compiled_codec_has_its_names(tmp_path):
+    """`Trainer(model=torch.compile(model))` gives `save_pretrained` the weights by the wrapper's names."""
+    model = TINY["encodec"].model()
+    model.save_pretrained(tmp_path, state_dict=torch.compile(model).state_dict())
+    loaded = AutoModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("device_map", [{"": "disk"}, {"": "cpu", "decoder": "disk"}, {"": "cpu", "decoder": 0}])
 def test_a_codec_is_loaded_whole(device_map, tmp_path):
     model = TINY["encodec"].model()
