@@ -781,8 +781,9 @@ def test_arguments_that_do_nothing_are_refused(name):
         with pytest.raises(ValueError, match=message):
             model.generate(**given, **options)
     if not case.ends or case.fields.get("monotonic_alignment"):
-        with pytest.raises(ValueError, match=r"penalty=\(3, 1.1\) is not supported: no code of this model ends a row"):
-            model.generate(**given, exponential_decay_length_penalty=(3, 1.1))
+        for option in ({"exponential_decay_length_penalty": (3, 1.1)}, {"min_length": 3}):
+            with pytest.raises(ValueError, match=r"=(\(3, 1.1\)|3) is not supported: no code of this model ends"):
+                model.generate(**given, **option)
     settings = copy.deepcopy(model.generation_config)
     settings.max_length = 9
     with (

@@ -407,11 +407,12 @@ class CodecLMPreTrainedModel(HubModelMixin, PreTrainedModel, GenerationMixin):
         given = {} if generation_config is None else generation_config.to_diff_dict()
         asked = {"max_length": self.generation_config.max_length, **given, **kwargs}
         self._check_options(options, asked)
-        if end_id is None and options.exponential_decay_length_penalty is not None:
-            raise ValueError(
-                f"exponential_decay_length_penalty={options.exponential_decay_length_penalty} is not supported: no "
-                "code of this model ends a row; give max_new_tokens."
-            )
+        for name in ("min_length", "exponential_decay_length_penalty"):
+            if end_id is None and getattr(options, name):
+                raise ValueError(
+                    f"{name}={getattr(options, name)} is not supported: no code of this model ends a row; give "
+                    "min_new_tokens or max_new_tokens."
+                )
         options.eos_token_id = options.pad_token_id = end_id
         options.bos_token_id = None
         self._prepare_special_tokens(options, device=device)
