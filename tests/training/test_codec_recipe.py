@@ -76,6 +76,8 @@ def test_resume_goes_on_from_the_newest_checkpoint(folder):
     trained = run(folder, write(folder), resume=True, max_steps=3)
     assert trained.state.global_step == 3
     assert (folder / "out" / "checkpoint-3").is_dir()
+    with pytest.raises(RecipeError, match="checkpoint-3 has all the steps that max_steps=3 asks for; to go on, ask"):
+        run(folder, write(folder), resume=True, max_steps=3)
 
 
 def test_checkpoints_of_an_earlier_run_are_not_mixed_with_those_of_another(folder):

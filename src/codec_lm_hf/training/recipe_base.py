@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PreTrainedConfig, set_seed
+from transformers import PreTrainedConfig, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -159,12 +159,12 @@ def begin(
     check_training(arguments_class, overrides)
     arguments = arguments_class(**{**section, **overrides})
     if resume is not None:
-        _check_earlier_run(Path(arguments.output_dir), resume)
+        _check_earlier_run(Path(arguments.output_dir), resume, arguments.max_steps)
     set_seed(arguments.seed)
     return arguments
 
 
-def _check_earlier_run(folder: Path, resume: bool) -> None:
+def _check_earlier_run(folder: Path, resume: bool, max_steps: int) -> None:
     """Before data are read and models made, which may take hours."""
     earlier = get_last_checkpoint(folder) if folder.is_dir() else None
     if earlier is None and resume:
@@ -174,11 +174,16 @@ def _check_earlier_run(folder: Path, resume: bool) -> None:
         raise RecipeError(
             f"{earlier} is of an earlier run; go on from it (--resume), or name another output_dir, or remove it."
         )
+    if earlier is None:
+        return
     # Which is written last.
-    if earlier is not None and not Path(earlier, TRAINER_STATE_NAME).is_file():
+    if not Path(earlier, TRAINER_STATE_NAME).is_file():
         raise RecipeError(
             f"{earlier} is not whole: the run ended while it was written. Remove it, to go on from the one before."
         )
+    # transformers' Trainer would take one step more, each time.
+    if 0 < max_steps <= TrainerState.load_from_json(Path(earlier, TRAINER_STATE_NAME)).global_step:
+        raise RecipeError(f"{earlier} has all the steps that max_steps={max_steps} asks for; to go on, ask for more.")
 
 
 def finish(trainer: SomeTrainer, resume: bool) -> SomeTrainer:
