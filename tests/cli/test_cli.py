@@ -320,7 +320,7 @@ def test_info_says_what_becomes_of_long_audio(codecs):
     expected = {
         "hificodec": "`codec-lm encode` codes segments of 30 s, with another result",
         "encodec-segments": "in segments of 0.4 s",
-        "speechtokenizer": "with the result of one piece",
+        "speechtokenizer": "`codec-lm encode` codes segments of 300 s, with another result",
         "stft_codec": "with the result of one piece",
     }
     for name, words in expected.items():

@@ -10,6 +10,8 @@ import typer
 
 # Of codecs that look at the whole signal: long enough for their statistics to settle, overlapping by 0.3 seconds.
 SEGMENT_SECONDS = 30.0
+# Of codecs of which a layer holds the frames of all of it, some 3 MB a second: seldom cut, and a gigabyte at most.
+WAITING_SECONDS = 300.0
 _OVERLAP = 0.01
 
 
@@ -32,8 +34,8 @@ def encode(
         float | None,
         typer.Option(
             help="Code .codes files in overlapping segments of this length, each by itself; by default "
-            f"{SEGMENT_SECONDS:g} for codecs that look at the whole signal (`codec-lm info` says so), others as one "
-            "signal.",
+            f"{SEGMENT_SECONDS:g} or {WAITING_SECONDS:g} for codecs that look at the whole signal (`codec-lm info` "
+            "says so), others as one signal.",
         ),
     ] = None,
 ) -> None:
@@ -77,10 +79,18 @@ def use_segments(model, seconds: float | None) -> None:
             + ("streams with the same result" if model.streamable else "has segments of its own")
             + "; leave it out."
         )
-    if seconds is None and (model.tileable or model.config.chunk_length is not None):
-        return
-    model.config.chunk_length_s = SEGMENT_SECONDS if seconds is None else seconds
-    model.config.overlap = _OVERLAP
+    seconds = segment_seconds_of(model) if seconds is None else seconds
+    if seconds is not None:
+        model.config.chunk_length_s, model.config.overlap = seconds, _OVERLAP
+
+
+def segment_seconds_of(model) -> float | None:
+    """Length of the segments in which this command codes long audio by itself, if the codec has none of its own."""
+    if model.config.chunk_length is not None:
+        return None
+    if not model.tileable:
+        return SEGMENT_SECONDS
+    return WAITING_SECONDS if model.waits_for_end else None
 
 
 def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str, lm=None) -> None:

@@ -111,10 +111,11 @@ def _codec(name: str | None) -> dict:
 
 
 def _long_audio(model) -> str:
-    from .encode import SEGMENT_SECONDS
+    from .encode import segment_seconds_of
 
     if model.config.chunk_length_s is not None:
         return f"in segments of {model.config.chunk_length_s:g} s"
-    if model.tileable:
+    seconds = segment_seconds_of(model)
+    if seconds is None:
         return "with the result of one piece"
-    return f"looks at all of it: `codec-lm encode` codes segments of {SEGMENT_SECONDS:g} s, with another result"
+    return f"looks at all of it: `codec-lm encode` codes segments of {seconds:g} s, with another result"
