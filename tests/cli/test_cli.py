@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from codec_lm_hf.bitstream.codes import CodesReader
 from codec_lm_hf.cli import app, main
+from codec_lm_hf.cli.encode import use_segments
 from codec_lm_hf.processing.audio import load_audio, save_audio
 from codec_lm_hf.registry import FAMILIES
 from tests.common.tiny import TINY
@@ -325,6 +326,15 @@ def test_info_says_what_becomes_of_long_audio(codecs):
     }
     for name, words in expected.items():
         assert words in run("info", codecs / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("hificodec", 30), ("speechtokenizer", 300), ("stft_codec", None), ("encodec-segments", 0.4)]
+)
+def test_segments_that_encode_takes_by_itself(name, seconds):
+    model = TINY[name].model()
+    use_segments(model, None)
+    assert model.config.chunk_length_s == seconds
 
 
 def test_info_of_a_language_model():

@@ -10,7 +10,7 @@ import typer
 
 # Of codecs that look at the whole signal: long enough for their statistics to settle, overlapping by 0.3 seconds.
 SEGMENT_SECONDS = 30.0
-# Of codecs of which a layer holds the frames of all of it, some 3 MB a second: seldom cut, and a gigabyte at most.
+# Of codecs of which a layer holds all frames, 2.5 MB a second (docs/speechtokenizer.md): seldom cut, under a gigabyte.
 WAITING_SECONDS = 300.0
 _OVERLAP = 0.01
 
@@ -90,7 +90,7 @@ def segment_seconds_of(model) -> float | None:
         return None
     if not model.tileable:
         return SEGMENT_SECONDS
-    return WAITING_SECONDS if model.waits_for_end else None
+    return WAITING_SECONDS if model.holds_all_frames else None
 
 
 def write_encoded(path: Path, file: BinaryIO, model, count: int, suffix: str, lm=None) -> None:

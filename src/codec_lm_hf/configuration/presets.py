@@ -54,7 +54,7 @@ class PresetConfig(RemoteStubMixin, PreTrainedConfig):
     @staticmethod
     def _from_native(config_dict: dict) -> dict:
         """Our fields of the configuration of a transformers model of `native_types`, without its `model_type`."""
-        raise NotImplementedError
+        raise NotImplementedError("a configuration with native_types must define _from_native.")
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> PresetConfig:

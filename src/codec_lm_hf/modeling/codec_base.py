@@ -466,7 +466,7 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
         """Whether `encode_chunk` and `decode_chunk` work: no part looks at the whole signal at once."""
         if not self.tileable or self.config.normalize or self.config.chunk_length is not None:
             return False
-        return not self.waits_for_end
+        return not self.holds_all_frames
 
     def init_stream(self, batch_size: int = 1) -> CodecStream:
         """State for `encode_chunk` and `decode_chunk`.
@@ -551,14 +551,14 @@ class CodecPreTrainedModel(CodecSegments, CodecChecks, HubModelMixin, PreTrained
 
         All layers must take streams, and one that looks at the whole signal at once (`whole_signal`) does not: then
         `config.chunk_length_s` bounds the memory, at the price of another result. A layer that gives nothing before
-        the end (`waits_for_end`) is no hindrance, though of no use in a live stream, and holds all frames.
+        the end is no hindrance, though of no use in a live stream: see `holds_all_frames`.
         """
         return not any(getattr(module, "whole_signal", False) for module in self.modules())
 
     @property
-    def waits_for_end(self) -> bool:
-        """Whether a layer gives nothing before the end of the signal, as an LSTM that reads from both ends."""
-        return any(getattr(module, "waits_for_end", False) for module in self.modules() if module is not self)
+    def holds_all_frames(self) -> bool:
+        """Whether a layer gives nothing before the end (`waits_for_end`), as an LSTM that reads from both ends."""
+        return any(getattr(module, "waits_for_end", False) for module in self.modules())
 
     @property
     def _tile_frames(self) -> int:
